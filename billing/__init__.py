@@ -1,0 +1,1 @@
+"""What is charged: fee schedules, invoices, rebates and credit notes."""

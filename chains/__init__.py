@@ -1,0 +1,1 @@
+"""Chains: building, signing, broadcasting and following transactions, whatever they pay for."""

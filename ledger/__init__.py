@@ -1,0 +1,1 @@
+"""The books: accounts, immutable transfers and the one function that changes a balance."""

@@ -1,0 +1,1 @@
+"""Whether the money is all there: matching, reconciliation, attestation and proofs."""
