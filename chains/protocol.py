@@ -1,0 +1,192 @@
+"""What every chain can do, in words that are the same for all of them.
+
+A chain takes payouts and makes transactions of them. It stores what it signed before anything is sent,
+follows its own transactions block by block, and reports what became of them. It knows no payment and posts
+nothing: `Payout.reference` is the caller's business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+from uuid import UUID
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from core.errors import FieldError, ValidationError
+from core.money import Currency
+
+
+class ChainName(StrEnum):
+    """A chain as the API names it."""
+
+    ETHEREUM = "ethereum"
+    SOLANA = "solana"
+
+
+class InvalidAddress(ValidationError):
+    """The text is no address that this chain could pay to."""
+
+
+def invalid_address(message: str, field: str = "to") -> InvalidAddress:
+    """The refusal of an address, its message naming what is wrong with it."""
+    return InvalidAddress(message, FieldError(field, message))
+
+
+class ChainUnavailable(Exception):
+    """The node did not answer, or not in a way that can be relied on. Nothing is known of what it did."""
+
+
+@dataclass(frozen=True, slots=True)
+class Payout:
+    """One payment to make: `amount` in the smallest unit of the token, to a checked address."""
+
+    reference: str
+    to: str
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Rejection:
+    """A payout that would fail, found before anything was signed for it: it is surely not sent."""
+
+    reference: str
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class SignedTransaction:
+    """Signed bytes that are ready to be stored, and only then sent.
+
+    `hash` is the transaction hash or the first signature. `nonce` is Ethereum's. `expires_at` is Solana's
+    last valid block height.
+    """
+
+    id: str
+    kind: TransactionKind
+    payouts: tuple[Payout, ...]
+    raw: bytes
+    hash: str
+    nonce: int | None = None
+    expires_at: int | None = None
+
+
+class TransactionKind(StrEnum):
+    """What a transaction is for."""
+
+    TRANSFER = "transfer"
+    BATCH = "batch"
+    DELEGATION = "delegation"
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """What became of the payouts that were handed over: in transactions, rejected, or, when neither, left
+    for later because the wallet has as many transactions in flight as it may."""
+
+    transactions: list[SignedTransaction] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+class TransactionStatus(StrEnum):
+    """Where a transaction is. SIGNED means stored, and so perhaps sent."""
+
+    SIGNED = "SIGNED"
+    BROADCAST = "BROADCAST"
+    CONFIRMED = "CONFIRMED"
+    FINALIZED = "FINALIZED"
+    EXPIRED = "EXPIRED"
+
+
+@dataclass(frozen=True, slots=True)
+class PayoutResult:
+    """What the chain did with one payout of a mined transaction."""
+
+    reference: str
+    paid: bool
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A transaction that moved on, and what it cost.
+
+    `status` is CONFIRMED, FINALIZED, or BROADCAST for one that a reorganisation took back out of the chain;
+    then results and costs are void. `fee` is what the chain charged in the smallest unit of its native
+    asset; `rent` what it took to open recipients' accounts. A result that says failed is final only when
+    the status is FINALIZED.
+    """
+
+    transaction_id: str
+    org_id: UUID
+    address: str
+    status: TransactionStatus
+    hash: str
+    fee: int = 0
+    rent: int = 0
+    results: tuple[PayoutResult, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """The newest block, or slot, that the node knows and the newest that is final."""
+
+    number: int
+    finalized: int
+
+
+class Chain(Protocol):
+    """One chain as the treasury sees it. Calls to the node raise `ChainUnavailable`."""
+
+    name: ChainName
+    native: Currency
+
+    def address(self, text: str) -> str:
+        """`text` in the chain's canonical spelling, if USDC could be paid there. Asks no node.
+
+        Raises `InvalidAddress`: malformed, of another chain, with a failing checksum, the zero address, the
+        token itself.
+        """
+
+    async def head(self) -> Head: ...
+
+    async def token_balance(self, address: str) -> int:
+        """USDC of `address` in its smallest unit, at the newest block."""
+
+    async def native_balance(self, address: str) -> int:
+        """Native asset of `address` in its smallest unit, at the newest block."""
+
+    async def build(
+        self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
+    ) -> Built:
+        """Simulate, build and sign transactions for as many of `payouts` as may be in flight, and write
+        them to the log (`chain_transaction`, status SIGNED) in the caller's transaction.
+
+        The caller holds the wallet's lock, commits, and only then calls `broadcast`.
+        """
+
+    async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
+        """Send the stored bytes of these transactions and note those that the node took as BROADCAST.
+
+        Sending again is harmless: the bytes are the same. No answer of the node is an error here; what was
+        not taken is sent again by `rebroadcast`.
+        """
+
+    async def rebroadcast(self, session: AsyncSession) -> None:
+        """Send again what is stored and has not been seen on chain for a while. On a chain whose
+        transactions expire, sign anew what can never be mined any more."""
+
+    async def follow(self, session: AsyncSession) -> list[Progress]:
+        """Read what is new on the chain since the last call, move the log on, and tell what moved.
+
+        The position is kept in the caller's transaction, so that a step is taken once or not at all. The
+        caller holds the chain's follow lock.
+        """
+
+    async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
+        """Whatever a wallet needs before it can pay in batches; ids of transactions to broadcast."""
+
+    async def close(self) -> None: ...

@@ -1,0 +1,124 @@
+"""Keys in encrypted files, one a key, opened with one passphrase.
+
+A file is JSON: the key under AES-256-GCM (NIST SP 800-38D), the encryption key from the passphrase by
+scrypt (RFC 7914) with the parameters that stand in the file, the address as authenticated data.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+from typing import Final
+
+import coincurve
+import msgspec
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+from eth_utils.address import to_checksum_address
+from eth_utils.crypto import keccak
+from solders.keypair import Keypair
+
+from chains.signers import Curve, Signer, UnknownKey
+
+_SCRYPT_N: Final = 2**17
+_SCRYPT_R: Final = 8
+_SCRYPT_P: Final = 1
+
+
+class WrongPassphrase(Exception):
+    """The file does not open with this passphrase, or was altered."""
+
+
+class _KeyFile(msgspec.Struct, frozen=True):
+    version: int
+    curve: Curve
+    address: str
+    salt: bytes
+    n: int
+    r: int
+    p: int
+    nonce: bytes
+    sealed: bytes
+
+
+class Secp256k1Signer:
+    """A key of Ethereum in memory."""
+
+    curve = Curve.SECP256K1
+
+    def __init__(self, secret: bytes) -> None:
+        self._key = coincurve.PrivateKey(secret)
+        self.address = str(to_checksum_address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:]))
+
+    async def sign(self, payload: bytes) -> bytes:
+        return self._key.sign_recoverable(payload, hasher=None)
+
+
+class Ed25519Signer:
+    """A key of Solana in memory."""
+
+    curve = Curve.ED25519
+
+    def __init__(self, secret: bytes) -> None:
+        self._keypair = Keypair.from_seed(secret)
+        self.address = str(self._keypair.pubkey())
+
+    async def sign(self, payload: bytes) -> bytes:
+        return bytes(self._keypair.sign_message(payload))
+
+
+class Keystore:
+    """A folder of encrypted key files. An opened key stays in memory until the process ends."""
+
+    def __init__(self, folder: Path, passphrase: str, *, scrypt_n: int = _SCRYPT_N) -> None:
+        self._folder = folder
+        self._passphrase = passphrase
+        self._scrypt_n = scrypt_n
+        self._opened: dict[str, Signer] = {}
+
+    def create(self, curve: Curve) -> str:
+        """Make a fresh key, store it, and answer its address."""
+        return self.store(curve, secrets.token_bytes(32))
+
+    def store(self, curve: Curve, secret: bytes) -> str:
+        """Store a key of 32 bytes that exists already, and answer its address."""
+        signer = _open(curve, secret)
+        salt, nonce = secrets.token_bytes(16), secrets.token_bytes(12)
+        key = Scrypt(salt=salt, length=32, n=self._scrypt_n, r=_SCRYPT_R, p=_SCRYPT_P)
+        sealed = AESGCM(key.derive(self._passphrase.encode())).encrypt(nonce, secret, signer.address.encode())
+        file = _KeyFile(1, curve, signer.address, salt, self._scrypt_n, _SCRYPT_R, _SCRYPT_P, nonce, sealed)
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._path(signer.address), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as stream:
+            stream.write(msgspec.json.encode(file))
+        return signer.address
+
+    async def signer(self, address: str) -> Signer:
+        if address not in self._opened:
+            self._opened[address] = self._read(address)
+        return self._opened[address]
+
+    def _read(self, address: str) -> Signer:
+        try:
+            file = msgspec.json.decode(self._path(address).read_bytes(), type=_KeyFile)
+        except FileNotFoundError:
+            raise UnknownKey(address) from None
+        key = Scrypt(salt=file.salt, length=32, n=file.n, r=file.r, p=file.p)
+        try:
+            secret = AESGCM(key.derive(self._passphrase.encode())).decrypt(
+                file.nonce, file.sealed, address.encode()
+            )
+        except InvalidTag:
+            raise WrongPassphrase(address) from None
+        return _open(file.curve, secret)
+
+    def _path(self, address: str) -> Path:
+        if not address.isalnum():
+            raise UnknownKey(address)
+        return self._folder / f"{address}.json"
+
+
+def _open(curve: Curve, secret: bytes) -> Secp256k1Signer | Ed25519Signer:
+    return Secp256k1Signer(secret) if curve is Curve.SECP256K1 else Ed25519Signer(secret)

@@ -1,0 +1,59 @@
+"""Engines and sessions: one engine a role, and a session that sees one organisation or, for work that
+spans them, all.
+
+Row-level security reads the organisation from the transaction's `coffer.org_id`. A session that did not
+set it sees no tenant row at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from uuid import UUID
+
+import msgspec
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+_SET_ORGANISATION = text("SELECT set_config('coffer.org_id', :org_id, true)")
+
+
+def create_engine(url: str, pool_size: int) -> AsyncEngine:
+    """An engine on asyncpg. A connection that PostgreSQL dropped is replaced, not handed out."""
+    return create_async_engine(
+        url,
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_pre_ping=False,
+        pool_recycle=1800,
+        json_serializer=lambda value: msgspec.json.encode(value).decode(),
+        json_deserializer=msgspec.json.decode,
+        connect_args={"server_settings": {"application_name": "coffer", "jit": "off"}, "timeout": 10},
+    )
+
+
+class Database:
+    """Sessions of one role. Nothing commits but the caller: leaving the block without a commit rolls back."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+
+    @classmethod
+    def connect(cls, url: str, pool_size: int) -> Database:
+        return cls(create_engine(url, pool_size))
+
+    @asynccontextmanager
+    async def organisation(self, org_id: UUID) -> AsyncIterator[AsyncSession]:
+        """A transaction that sees and writes the rows of one organisation."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            await session.execute(_SET_ORGANISATION, {"org_id": str(org_id)})
+            yield session
+
+    @asynccontextmanager
+    async def everything(self) -> AsyncIterator[AsyncSession]:
+        """A transaction for work that spans organisations; only the worker role's policies allow it."""
+        async with AsyncSession(self.engine, expire_on_commit=False) as session:
+            yield session
+
+    async def close(self) -> None:
+        await self.engine.dispose()

@@ -1,0 +1,100 @@
+"""Every setting of Coffer, read from the environment (prefix `COFFER_`, `__` between levels) or `.env`.
+
+Production and sandbox run the same code; what differs between them is here and nowhere else.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, Field, SecretStr
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class EthereumSettings(BaseModel):
+    """One EVM chain. Times are seconds, heights blocks, prices wei."""
+
+    rpc_url: str
+    chain_id: int
+    usdc: str = Field(description="Address of the USDC token contract.")
+    batch_payout: str | None = Field(
+        default=None, description="Address of the deployed BatchPayout; without it payments go one by one."
+    )
+    batch_size: int = Field(default=200, ge=1, le=400, description="Most payments in one batch.")
+    max_in_flight: int = Field(
+        default=1,
+        ge=1,
+        description="Unconfirmed transactions of one wallet. Public nodes take one from a delegated account.",
+    )
+    confirmations: int = Field(default=1, ge=1, description="Blocks, its own included, until CONFIRMED.")
+    finality: Literal["finalized", "safe"] = Field(default="finalized", description="Block tag of FINALIZED.")
+    poll_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for a new block.")
+    rpc_timeout: float = Field(default=10.0, gt=0)
+    rebroadcast_after: int = Field(default=3, ge=1, description="Blocks unmined before the bytes go out again.")
+    priority_fee_wei: int = Field(default=1_000_000_000, ge=0, description="Least EIP-1559 tip.")
+    max_fee_wei: int = Field(default=500_000_000_000, gt=0, description="Cap on the fee per gas.")
+
+
+class SolanaSettings(BaseModel):
+    """One Solana cluster. Times are seconds, prices micro-lamports per compute unit."""
+
+    rpc_url: str
+    ws_url: str | None = None
+    usdc: str = Field(description="Address of the USDC mint.")
+    batch_size: int = Field(default=20, ge=1, le=20, description="Most payments in one transaction.")
+    max_in_flight: int = Field(default=64, ge=1, description="Unconfirmed transactions of one wallet.")
+    poll_interval: float = Field(default=0.5, gt=0)
+    rpc_timeout: float = Field(default=10.0, gt=0)
+    rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
+    compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
+    max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
+
+
+class Settings(BaseSettings):
+    """The whole configuration of one process."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="COFFER_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+    )
+
+    database_url: str = Field(description="PostgreSQL as the application's role, which owns nothing.")
+    worker_database_url: str | None = Field(
+        default=None, description="PostgreSQL as the role of work that spans organisations."
+    )
+    owner_database_url: str | None = Field(default=None, description="PostgreSQL as the owner, for migrations.")
+    database_pool: int = Field(default=10, ge=1)
+    redis_url: str = "redis://127.0.0.1:6379/0"
+
+    api_host: str = "127.0.0.1"
+    api_port: int = Field(default=8000, ge=0, le=65535)
+    api_processes: int = Field(default=2, ge=1)
+    api_max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    credential_cache_seconds: float = Field(
+        default=5.0, ge=0, description="How long a revoked key may still be taken by a process that saw it."
+    )
+    access_token_seconds: int = Field(default=3600, ge=60)
+
+    worker_processes: int = Field(default=2, ge=1)
+    worker_threads: int = Field(default=8, ge=1)
+    sweep_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for forgotten work.")
+    dispatch_batch: int = Field(default=2000, ge=1, description="Most intents claimed in one transaction.")
+
+    keystore_dir: Path = Path("keys")
+    keystore_passphrase: SecretStr = SecretStr("")
+    encryption_keys: dict[str, SecretStr] = Field(
+        default_factory=dict, description="Key id to base64 of 32 bytes; the last one encrypts."
+    )
+
+    ethereum: EthereumSettings | None = None
+    solana: SolanaSettings | None = None
+
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    log_format: Literal["json", "console"] = "json"
+
+
+@lru_cache(maxsize=1)
+def get_settings() -> Settings:
+    """The settings of this process, read once."""
+    return Settings()
