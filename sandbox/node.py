@@ -1,4 +1,4 @@
-"""Node.js and the npm packages of the sandbox: found on the system or in the wheel, installed from a lock file."""
+"""Node.js, of the system or of the wheel, and the npm packages of the sandbox, installed from a lock file."""
 
 from __future__ import annotations
 

@@ -1,19 +1,16 @@
 """surfpool: a Solana validator of our own, without a peer or the internet, with JSON-RPC and WebSocket.
 
 A slot takes `slot_ms`; a block is finalized about 31 slots after it is confirmed. surfpool keeps no state: a
-start after a stop or a kill is a new chain (see `Surfpool.genesis`), and what was on the old one is gone.
+start after a stop or a kill is a new chain, and what was on the old one is gone.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
-import re
 from pathlib import Path
 
-import httpx
-
-from sandbox import node
+from sandbox import jsonrpc, node
 from sandbox.processes import Process, free_port
 
 SLOT_MS = 50
@@ -51,15 +48,14 @@ class Surfpool:
         return self._process
 
     async def start(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         await asyncio.to_thread(node.install)
         self.process.start()
-        async with httpx.AsyncClient(base_url=self.rpc_url, timeout=5, trust_env=False) as client:
 
-            async def healthy() -> bool:
-                answer = await client.post("/", json={"jsonrpc": "2.0", "id": 1, "method": "getHealth"})
-                return bool(answer.json().get("result") == "ok")
+        async def healthy() -> bool:
+            return bool(await jsonrpc.call(self.rpc_url, "getHealth") == "ok")
 
-            await self.process.wait_ready(healthy, READY_SECONDS)
+        await self.process.wait_ready(healthy, READY_SECONDS)
 
     async def stop(self) -> None:
         if self._process is not None:
