@@ -6,11 +6,10 @@ blocks later. Below one second a block, several blocks share a timestamp, which 
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 from sandbox import jsonrpc, node
-from sandbox.processes import Process, free_port
+from sandbox.processes import Process, finished_in_thread, free_port
 
 CHAIN_ID = 31337
 GAS_LIMIT = 60_000_000
@@ -48,7 +47,7 @@ class Anvil:
     def process(self) -> Process:
         """The node's process; installs the npm packages on first use."""
         if self._process is None:
-            state = ["--state", self._folder / "anvil.json", "--state-interval", str(DUMP_SECONDS)]
+            state = ["--state", str(self._folder / "anvil.json"), "--state-interval", str(DUMP_SECONDS)]
             self._process = Process(
                 "anvil",
                 [
@@ -66,11 +65,11 @@ class Anvil:
 
     async def start(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await asyncio.to_thread(node.install)
+        await finished_in_thread(node.install)
         self.process.start()
 
         async def answers() -> bool:
-            return await jsonrpc.call(self.rpc_url, "eth_chainId") == hex(CHAIN_ID)
+            return bool(await jsonrpc.call(self.rpc_url, "eth_chainId") == hex(CHAIN_ID))
 
         await self.process.wait_ready(answers, READY_SECONDS)
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 import asyncpg
 
-from sandbox.processes import Process, free_port
+from sandbox.processes import Process, finished_in_thread, free_port
 
 SUPERUSER = "postgres"
 READY_SECONDS = 60
@@ -88,7 +88,7 @@ class Postgres:
     async def start(self) -> None:
         """Create the cluster if there is none, start the server and wait until it takes a query."""
         if self._process is None:
-            binaries = self._prepare()
+            binaries = await finished_in_thread(self._prepare)
             self._process = Process(
                 "postgres",
                 [

@@ -20,9 +20,11 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+T = TypeVar("T")
 POLL = 0.02
 TAIL_LINES = 25
 _PR_SET_PDEATHSIG = 1
@@ -178,6 +180,16 @@ class Process:
         deadline = time.monotonic() + 5
         while any(_runs(relative) for relative in family) and time.monotonic() < deadline:
             time.sleep(POLL)
+
+
+async def finished_in_thread(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread; when cancelled, wait for it to end first, so nothing runs on unseen."""
+    running = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(running)
+    except asyncio.CancelledError:
+        await asyncio.wait([running])
+        raise
 
 
 def free_port() -> int:

@@ -6,12 +6,11 @@ start after a stop or a kill is a new chain, and what was on the old one is gone
 
 from __future__ import annotations
 
-import asyncio
 import json
 from pathlib import Path
 
 from sandbox import jsonrpc, node
-from sandbox.processes import Process, free_port
+from sandbox.processes import Process, finished_in_thread, free_port
 
 SLOT_MS = 50
 READY_SECONDS = 30
@@ -49,7 +48,7 @@ class Surfpool:
 
     async def start(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        await asyncio.to_thread(node.install)
+        await finished_in_thread(node.install)
         self.process.start()
 
         async def healthy() -> bool:
