@@ -54,6 +54,7 @@ def install(folder: Path = PACKAGES) -> Path:
         fcntl.flock(lock, fcntl.LOCK_EX)
         if _installed(stamp) != digest:
             _run_npm(folder, "ci", "--ignore-scripts", "--no-audit", "--no-fund", "--no-progress")
+            modules.mkdir(exist_ok=True)
             stamp.write_text(digest)
     return modules
 
