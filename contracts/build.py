@@ -1,7 +1,7 @@
 """Build the contracts from their sources: `python -m contracts.build [--check] [--test]`.
 
-Everything comes from the lock file: compiler, Foundry's `forge` and OpenZeppelin. The build is reproducible, as
-the bytecode holds no metadata: `--check` compares a fresh one with the committed artifacts byte for byte.
+Everything comes from the lock file: compiler, Foundry's `forge` and OpenZeppelin. The build is reproducible,
+as the bytecode holds no metadata: `--check` compares a fresh one with the committed artifacts byte for byte.
 """
 
 import argparse
@@ -52,7 +52,7 @@ def build() -> dict[str, str]:
     """Compile from nothing and return the artifacts' texts by contract name."""
     with tempfile.TemporaryDirectory(prefix="coffer-contracts-") as folder:
         out, cache = Path(folder, "out"), Path(folder, "cache")
-        forge("build", "--force", "--skip", "test", "--out", str(out), "--cache-path", str(cache))
+        forge("build", "src", "--force", "--out", str(out), "--cache-path", str(cache))
         return {name: render(name, out / f"{name}.sol" / f"{name}.json") for name in CONTRACTS}
 
 

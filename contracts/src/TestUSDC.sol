@@ -155,7 +155,12 @@ contract TestUSDC is ERC20Upgradeable, OwnableUpgradeable, PausableUpgradeable, 
 
     // Issue and redemption
 
-    function configureMinter(address minter, uint256 allowance_) external whenNotPaused onlyMasterMinter returns (bool) {
+    function configureMinter(address minter, uint256 allowance_)
+        external
+        whenNotPaused
+        onlyMasterMinter
+        returns (bool)
+    {
         _layout().minters[minter] = true;
         _layout().minterAllowances[minter] = allowance_;
         emit MinterConfigured(minter, allowance_);
