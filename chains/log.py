@@ -7,7 +7,8 @@ every step names the states it may start from: a step taken twice changes nothin
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import Decimal
@@ -217,17 +218,31 @@ async def open_attempts(
 
 _SENDABLE: Final = """
     SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.nonce,
-           attempt.expires_at, attempt.raw
+           attempt.expires_at, attempt.raw,
+           row_number() OVER (
+               PARTITION BY transaction.address ORDER BY transaction.nonce, transaction.id, attempt.created_at
+           ) AS place
     FROM chain_attempt AS attempt
         JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
     WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
         AND transaction.block_number IS NULL
 """
-_SEND_ORDER: Final = "ORDER BY transaction.address, transaction.nonce, transaction.id, attempt.created_at"
-_SENDABLE_BY_ID: Final = text(f"{_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[])) {_SEND_ORDER}")
+_SENDABLE_BY_ID: Final = text(
+    f"""
+    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
+        {_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[]))
+    ) AS attempt
+    ORDER BY address, place
+    """
+)
+# A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"{_SENDABLE} AND (attempt.sent_at IS NULL OR attempt.created_height <= :height) "
-    f"{_SEND_ORDER} LIMIT :most"
+    f"""
+    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
+        {_SENDABLE} AND (attempt.sent_at IS NULL OR attempt.created_height <= :height)
+    ) AS attempt
+    WHERE place <= :most ORDER BY address, place
+    """
 ).bindparams(bindparam("height", type_=BigInteger))
 
 
@@ -239,9 +254,9 @@ async def sendable(session: AsyncSession, chain: ChainName, transaction_ids: Seq
     return [Sendable(*_with_uuid(row)) for row in rows]
 
 
-async def unmined(session: AsyncSession, chain: ChainName, height: int, most: int = 1000) -> list[Sendable]:
+async def unmined(session: AsyncSession, chain: ChainName, height: int, most: int = 256) -> list[Sendable]:
     """Bytes that no node is known to have taken, or that were signed at `height` or below and are still not
-    mined; in the order of their nonces, `most` at a time."""
+    mined; in the order of their nonces, at most `most` of each address."""
     rows = await session.execute(_UNMINED, {"chain": chain.value, "height": height, "most": most})
     return [Sendable(*_with_uuid(row)) for row in rows]
 
@@ -284,7 +299,55 @@ async def in_flight(session: AsyncSession, chain: ChainName, addresses: Sequence
     return dict.fromkeys(addresses, 0) | {row[0]: row[1] for row in rows}
 
 
+_UNMINED_AMOUNT: Final = text(
+    """
+    SELECT coalesce(sum(payout.amount), 0)
+    FROM chain_transaction AS transaction JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
+    WHERE transaction.chain = :chain AND transaction.address = :address
+        AND transaction.status IN ('SIGNED', 'BROADCAST') AND transaction.block_number IS NULL
+    """
+)
+
+
+async def unmined_amount(session: AsyncSession, chain: ChainName, address: str) -> int:
+    """What the signed and not yet mined transactions of an address will pay out, in the token's smallest unit."""
+    return int(
+        (await session.execute(_UNMINED_AMOUNT, {"chain": chain.value, "address": address})).scalar_one()
+    )
+
+
+_OLDEST_HEIGHT: Final = text(
+    """
+    SELECT min(attempt.created_height)
+    FROM chain_attempt AS attempt
+        JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
+    WHERE transaction.chain = :chain AND transaction.status NOT IN ('FINALIZED', 'EXPIRED')
+    """
+)
+
+
+async def oldest_height(session: AsyncSession, chain: ChainName) -> int | None:
+    """The chain's height when the oldest attempt that is not final was signed; None when all are final."""
+    height: int | None = (await session.execute(_OLDEST_HEIGHT, {"chain": chain.value})).scalar_one()
+    return height
+
+
 # --- sending ---------------------------------------------------------------------------------------------
+
+_ORGANISATION: Final = text("SELECT current_setting('coffer.org_id', true)")
+_SET_ORGANISATION: Final = text("SELECT set_config('coffer.org_id', :org_id, true)")
+
+
+@asynccontextmanager
+async def between_transactions(session: AsyncSession) -> AsyncIterator[None]:
+    """Commit, so that nothing is sent that is not stored and no transaction is open while a node is awaited;
+    afterwards go on in a new transaction that sees the same organisation."""
+    organisation = (await session.execute(_ORGANISATION)).scalar_one()
+    await session.commit()
+    yield
+    if organisation:
+        await session.execute(_SET_ORGANISATION, {"org_id": organisation})
+
 
 _LOCK: Final = text(
     "SELECT id FROM chain_transaction WHERE id = ANY(CAST(:ids AS text[])) ORDER BY id FOR NO KEY UPDATE"
