@@ -1,0 +1,186 @@
+"""The treasury's ledger entries: reserve, debit, fee, release and refund.
+
+Each is a transfer of that kind between the accounts of a fund and the world. The builders (`reserve`,
+`debit`, …) say which accounts move and feed `post` set-wise; the operations (`reserve_balance`, …) post one.
+
+| entry | debited | credited | effect |
+|---|---|---|---|
+| reserve | reserved | available | available −, reserved + |
+| debit | beneficiary | reserved | held at broadcast; when it is posted, reserved − |
+| fee | network fees | gas | the native asset the chain charged |
+| release | available | reserved | available +, reserved − |
+| refund | available | beneficiary | available + |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from core.errors import CofferError
+from ledger.models import Kind, Phase, TransferRecord
+from ledger.posting import Hold, Move, Step, post
+
+
+@dataclass(frozen=True, slots=True)
+class FundAccounts:
+    """The two accounts of a pool of money: what may be spent, and what is promised."""
+
+    available: int
+    reserved: int
+
+
+def reserve(fund: FundAccounts, amount: int, cause: str) -> Move:
+    """Set `amount` smallest units aside for the payment `cause`."""
+    return Move(Kind.RESERVE, debit=fund.reserved, credit=fund.available, amount=amount, cause=cause)
+
+
+def debit(fund: FundAccounts, beneficiary: int, amount: int, cause: str) -> Hold:
+    """Hold the reserved amount for the beneficiary; posting the hold sends it out of the books."""
+    return Hold(Kind.DEBIT, debit=beneficiary, credit=fund.reserved, amount=amount, cause=cause)
+
+
+def fee(gas: int, network_fees: int, amount: int, cause: str) -> Move:
+    """Book what the chain charged, in the smallest unit of its native asset."""
+    return Move(Kind.FEE, debit=network_fees, credit=gas, amount=amount, cause=cause)
+
+
+def rent(gas: int, account_rent: int, amount: int, cause: str) -> Move:
+    """Book what opening a recipient's account took, apart from the fee."""
+    return Move(Kind.RENT, debit=account_rent, credit=gas, amount=amount, cause=cause)
+
+
+def release(fund: FundAccounts, amount: int, cause: str) -> Move:
+    """Give back what was reserved for a payment that failed or was canceled."""
+    return Move(Kind.RELEASE, debit=fund.available, credit=fund.reserved, amount=amount, cause=cause)
+
+
+def returned(fund: FundAccounts, beneficiary: int, amount: int, cause: str) -> Move:
+    """Take back what the beneficiary returned of a payment that had gone out."""
+    return Move(Kind.REFUND, debit=fund.available, credit=beneficiary, amount=amount, cause=cause)
+
+
+async def create_ledger_entry(session: AsyncSession, org_id: UUID, step: Step) -> UUID:
+    """Post one transfer and answer its id. Raises what refused it (see `ledger.errors`)."""
+    (outcome,) = await post(session, org_id, [[step]])
+    if isinstance(outcome, CofferError):
+        raise outcome
+    return outcome.transfers[0]
+
+
+async def reserve_balance(
+    session: AsyncSession, org_id: UUID, fund: FundAccounts, amount: int, payment_intent_id: str
+) -> UUID:
+    """The reserve entry of a new payment intent. Raises `InsufficientFunds`."""
+    return await create_ledger_entry(session, org_id, reserve(fund, amount, payment_intent_id))
+
+
+async def debit_balance(
+    session: AsyncSession,
+    org_id: UUID,
+    fund: FundAccounts,
+    beneficiary: int,
+    amount: int,
+    payment_intent_id: str,
+) -> UUID:
+    """The debit entry of a broadcast transaction: a hold, to be posted or voided once the chain decided."""
+    return await create_ledger_entry(session, org_id, debit(fund, beneficiary, amount, payment_intent_id))
+
+
+async def record_fee(
+    session: AsyncSession, org_id: UUID, gas: int, network_fees: int, amount: int, payment_intent_id: str
+) -> UUID:
+    """The fee entry of a confirmed transaction: what the chain really charged."""
+    return await create_ledger_entry(session, org_id, fee(gas, network_fees, amount, payment_intent_id))
+
+
+async def release_reserve(
+    session: AsyncSession, org_id: UUID, fund: FundAccounts, amount: int, payment_intent_id: str
+) -> UUID:
+    """The release entry of a payment that failed before anything was sent."""
+    return await create_ledger_entry(session, org_id, release(fund, amount, payment_intent_id))
+
+
+async def refund(
+    session: AsyncSession,
+    org_id: UUID,
+    fund: FundAccounts,
+    beneficiary: int,
+    amount: int,
+    payment_intent_id: str,
+) -> UUID:
+    """The refund entry of a payment whose money came back."""
+    return await create_ledger_entry(session, org_id, returned(fund, beneficiary, amount, payment_intent_id))
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPosition:
+    """What an organisation has on one chain in one currency, in smallest units."""
+
+    chain: str
+    currency: str
+    available: int
+    reserved: int
+
+    @property
+    def total(self) -> int:
+        return self.available + self.reserved
+
+
+_POSITION = text(
+    """
+    SELECT chain, currency,
+           coalesce(sum(balance) FILTER (WHERE purpose <> 'reserved'), 0) AS available,
+           coalesce(sum(balance) FILTER (WHERE purpose = 'reserved'), 0) AS reserved
+    FROM (
+        SELECT split_part(name, ':', CASE WHEN name LIKE 'wallet:%' THEN 2 ELSE 3 END) AS chain,
+               split_part(name, ':', 4) AS purpose, currency, debits_posted - credits_posted AS balance
+        FROM ledger_account
+        WHERE org_id = CAST(:org_id AS uuid) AND (name LIKE 'wallet:%' OR name LIKE 'escrow:%')
+    ) AS place
+    WHERE chain <> 'bank'
+    GROUP BY chain, currency
+    ORDER BY chain, currency
+    """
+)
+
+
+async def get_treasury_net_position(session: AsyncSession, org_id: UUID) -> list[ChainPosition]:
+    """Available and reserved by chain and currency, over all wallets and the escrows kept on chains.
+
+    Gas is available in its native currency. Read from the running totals that the entries have made.
+    """
+    rows = await session.execute(_POSITION, {"org_id": org_id})
+    return [ChainPosition(row.chain, row.currency, int(row.available), int(row.reserved)) for row in rows]
+
+
+async def list_entries(
+    session: AsyncSession, org_id: UUID, cause: str | None, limit: int, after: UUID | None = None
+) -> Sequence[TransferRecord]:
+    """The treasury's entries in the order they were made, of one payment or of all, from after an id.
+
+    The row that resolves a hold is no entry of its own: it says what became of the debit.
+    """
+    query = (
+        select(TransferRecord)
+        .where(
+            col(TransferRecord.org_id) == org_id,
+            col(TransferRecord.kind).in_(_ENTRY_KINDS),
+            col(TransferRecord.phase).in_([Phase.POSTED, Phase.PENDING]),
+        )
+        .order_by(col(TransferRecord.id))
+        .limit(limit)
+    )
+    if cause is not None:
+        query = query.where(col(TransferRecord.cause) == cause)
+    if after is not None:
+        query = query.where(col(TransferRecord.id) > after)
+    return (await session.scalars(query)).all()
+
+
+_ENTRY_KINDS = (Kind.RESERVE, Kind.DEBIT, Kind.FEE, Kind.RELEASE, Kind.REFUND)

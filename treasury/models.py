@@ -1,0 +1,120 @@
+"""The tables of the treasury: wallets, escrows, the funds they hold, and payment intents."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Text, UniqueConstraint, text
+from sqlmodel import Field, SQLModel
+
+from core.columns import instant, json_object, typeid, units
+
+
+class IntentStatus(StrEnum):
+    """Where a payment intent is."""
+
+    RESERVED = "RESERVED"
+    BROADCAST = "BROADCAST"
+    CONFIRMED = "CONFIRMED"
+    FINALIZED = "FINALIZED"
+    FAILED = "FAILED"
+    CANCELED = "CANCELED"
+    REFUNDED = "REFUNDED"
+
+
+class Wallet(SQLModel, table=True):
+    """An address on a chain that Coffer signs for. `gas_account_id` holds its native asset in the books."""
+
+    __tablename__ = "wallet"
+    __table_args__ = (UniqueConstraint("chain", "address"),)
+
+    org_id: UUID = Field(primary_key=True)
+    id: str = Field(sa_column=typeid(primary_key=True))
+    chain: str
+    address: str
+    name: str
+    gas_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
+    created_at: datetime = Field(sa_column=instant(default_now=True))
+
+
+class Escrow(SQLModel, table=True):
+    """Money held for a project, kept on chains or at a bank."""
+
+    __tablename__ = "escrow"
+
+    org_id: UUID = Field(primary_key=True)
+    id: str = Field(sa_column=typeid(primary_key=True))
+    currency: str
+    project_id: str
+    status: str = "ACTIVE"
+    created_at: datetime = Field(sa_column=instant(default_now=True))
+
+
+class Fund(SQLModel, table=True):
+    """A pool of money of one owner in one place, with the ledger accounts of what may be spent and what is
+    promised. The owner is the wallet itself or an escrow; the place is a wallet, or none for a bank's."""
+
+    __tablename__ = "fund"
+    __table_args__ = (
+        UniqueConstraint("org_id", "owner_id", "wallet_id", postgresql_nulls_not_distinct=True),
+    )
+
+    org_id: UUID = Field(primary_key=True)
+    id: str = Field(sa_column=typeid(primary_key=True))
+    owner_id: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
+    wallet_id: str | None = Field(default=None, sa_column=Column(Text(collation="C")))
+    currency: str
+    available_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
+    reserved_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
+
+
+class PaymentIntent(SQLModel, table=True):
+    """A USDC transfer on a chain, from the promise to the final block.
+
+    `amount` and `fee` are in smallest units; `source` is what the caller named in `from`. `debit_hold` is
+    the pending ledger transfer of a broadcast payment.
+    """
+
+    __tablename__ = "payment_intent"
+    __table_args__ = (
+        CheckConstraint("amount > 0", name="positive"),
+        CheckConstraint(
+            "status IN ('RESERVED', 'BROADCAST', 'CONFIRMED', 'FINALIZED', 'FAILED', 'CANCELED', 'REFUNDED')",
+            name="known_status",
+        ),
+        Index(
+            "ix_payment_intent_waiting", "org_id", "wallet_id", "id",
+            postgresql_where=text("status = 'RESERVED'"),
+        ),
+        Index(
+            "ix_payment_intent_reference", "org_id", "reference", "id",
+            postgresql_where=text("reference IS NOT NULL"),
+        ),
+        {"postgresql_with": {"fillfactor": "70"}},
+    )  # fmt: skip
+
+    org_id: UUID = Field(primary_key=True)
+    id: str = Field(sa_column=typeid(primary_key=True))
+    chain: str
+    currency: str
+    amount: int = Field(sa_column=units())
+    recipient: str
+    source: str | None = None
+    wallet_id: str = Field(sa_column=typeid())
+    fund_id: str = Field(sa_column=typeid())
+    status: str = "RESERVED"
+    reference: str | None = None
+    details: dict[str, Any] = Field(sa_column=json_object())
+    debit_hold: UUID | None = None
+    transaction_id: str | None = Field(default=None, sa_column=typeid(nullable=True))
+    transaction_hash: str | None = None
+    fee: int | None = Field(default=None, sa_column=units(nullable=True))
+    failure_code: str | None = None
+    failure_message: str | None = None
+    created_at: datetime = Field(sa_column=instant(default_now=True))
+    broadcast_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    confirmed_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    finalized_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
