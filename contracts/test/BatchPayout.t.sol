@@ -14,6 +14,7 @@ contract AwkwardToken {
         ReturnsOneByte,
         RevertsAtLength,
         BurnsAllGas,
+        RefusesOnLowGas,
         CallsBack
     }
 
@@ -34,6 +35,7 @@ contract AwkwardToken {
                 invalid()
             }
         }
+        if (manner == Manner.RefusesOnLowGas) require(gasleft() > 196_500, "too little gas");
         if (manner == Manner.CallsBack) BatchPayout(payable(msg.sender)).pay("again", address(this), new bytes(32));
         if (manner == Manner.ReturnsNothing) return;
         uint256 answer = manner == Manner.ReturnsFalse ? 0 : manner == Manner.ReturnsTwo ? 2 : 1;
@@ -255,15 +257,17 @@ contract BatchPayoutTest is Fixture {
     }
 
     function testFuzz_gas_decides_whether_a_batch_happens_and_never_what_fails(uint256 gas_) public {
-        bytes memory payments;
-        for (uint256 i; i < 10; ++i) {
-            payments = bytes.concat(payments, payment(address(uint160(0x10000 + i)), 1));
-        }
-        bytes memory call = abi.encodeCall(treasury.pay, (BATCH, address(usdc), payments));
-        vm.prank(address(treasury));
-        (bool done, bytes memory answer) = address(treasury).call{gas: within(gas_, 5_000, 700_000)}(call);
+        (bool done, bytes memory answer) = _payTen(address(usdc), within(gas_, 5_000, 700_000));
         if (done) vm.assertEq(abi.decode(answer, (bytes)), hex"0000");
         vm.assertEq(usdc.balanceOf(address(treasury)), done ? TREASURY_FUNDS - 10 : TREASURY_FUNDS);
+        vm.assertEq(treasury.batchPaid(BATCH), done);
+    }
+
+    /// @dev The worst case: a token that fails cheaply when gas is low, which leaves enough to report a failure.
+    function testFuzz_a_payment_is_never_given_less_gas_than_its_due(uint256 gas_) public {
+        awkward.behave(AwkwardToken.Manner.RefusesOnLowGas);
+        (bool done, bytes memory answer) = _payTen(address(awkward), within(gas_, 5_000, 400_000));
+        if (done) vm.assertEq(abi.decode(answer, (bytes)), hex"0000");
         vm.assertEq(treasury.batchPaid(BATCH), done);
     }
 
@@ -289,6 +293,16 @@ contract BatchPayoutTest is Fixture {
         vm.assertEq(bytes32(treasury.isValidSignature(digest, abi.encodePacked(r, s, v))), bytes32(hex"1626ba7e"));
         vm.assertEq(bytes32(treasury.isValidSignature(~digest, abi.encodePacked(r, s, v))), bytes32(hex"ffffffff"));
         vm.assertEq(bytes32(treasury.isValidSignature(digest, "")), bytes32(hex"ffffffff"));
+    }
+
+    function _payTen(address token, uint256 gas_) private returns (bool done, bytes memory answer) {
+        bytes memory payments;
+        for (uint256 i; i < 10; ++i) {
+            payments = bytes.concat(payments, payment(address(uint160(0x10000 + i)), 1));
+        }
+        bytes memory call = abi.encodeCall(treasury.pay, (BATCH, token, payments));
+        vm.prank(address(treasury));
+        return address(treasury).call{gas: gas_}(call);
     }
 
     function _payAwkwardly(AwkwardToken.Manner manner) private returns (bytes memory failed) {
