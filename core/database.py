@@ -11,9 +11,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from core.json import decode, encode
 
 _SET_ORGANISATION = text("SELECT set_config('coffer.org_id', :org_id, true)")
 
@@ -26,8 +27,8 @@ def create_engine(url: str, pool_size: int) -> AsyncEngine:
         max_overflow=0,
         pool_pre_ping=False,
         pool_recycle=1800,
-        json_serializer=lambda value: msgspec.json.encode(value).decode(),
-        json_deserializer=msgspec.json.decode,
+        json_serializer=lambda value: encode(value).decode(),
+        json_deserializer=decode,
         connect_args={"server_settings": {"application_name": "coffer", "jit": "off"}, "timeout": 10},
     )
 

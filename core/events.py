@@ -12,12 +12,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import msgspec
 from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
 
 from core.columns import instant, json_object
+from core.json import encode
 
 OUTBOX_CHANNEL = "coffer_outbox"
 
@@ -28,7 +28,9 @@ class EventRecord(SQLModel, table=True):
     __tablename__ = "event"
     __table_args__ = (Index("ix_event_subject", "org_id", "subject"),)
 
-    id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
     org_id: UUID
     type: str
     subject: str
@@ -86,7 +88,7 @@ async def emit(session: AsyncSession, org_id: UUID, events: Sequence[Event]) -> 
             "types": [event.type for event in events],
             "subjects": [event.subject for event in events],
             "topics": [event.topic for event in events],
-            "payloads": [msgspec.json.encode(event.payload).decode() for event in events],
+            "payloads": [encode(event.payload).decode() for event in events],
             "channel": OUTBOX_CHANNEL,
         },
     )

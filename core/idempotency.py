@@ -104,9 +104,7 @@ async def claim(
     rows = await session.execute(_CLAIM, {"org_id": str(org_id), "keys": keys})
     claimed = {row.key for row in rows if row.claimed}
     # The look comes after the lock: whoever held it before has committed its answer by now.
-    answered = {
-        row.key: row for row in await session.execute(_ANSWERED, {"org_id": org_id, "keys": keys})
-    }
+    answered = {row.key: row for row in await session.execute(_ANSWERED, {"org_id": org_id, "keys": keys})}
     outcomes: list[Answer | Conflict | None] = []
     for wanted in claims:
         earlier = answered.get(wanted.key)
@@ -118,9 +116,7 @@ async def claim(
     return outcomes
 
 
-async def record(
-    session: AsyncSession, org_id: UUID, answers: Sequence[tuple[Claim, Answer]]
-) -> None:
+async def record(session: AsyncSession, org_id: UUID, answers: Sequence[tuple[Claim, Answer]]) -> None:
     """Keep the answers to claims that were carried out in this transaction."""
     if not answers:
         return

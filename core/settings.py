@@ -32,7 +32,9 @@ class EthereumSettings(BaseModel):
     finality: Literal["finalized", "safe"] = Field(default="finalized", description="Block tag of FINALIZED.")
     poll_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for a new block.")
     rpc_timeout: float = Field(default=10.0, gt=0)
-    rebroadcast_after: int = Field(default=3, ge=1, description="Blocks unmined before the bytes go out again.")
+    rebroadcast_after: int = Field(
+        default=3, ge=1, description="Blocks unmined before the bytes go out again."
+    )
     priority_fee_wei: int = Field(default=1_000_000_000, ge=0, description="Least EIP-1559 tip.")
     max_fee_wei: int = Field(default=500_000_000_000, gt=0, description="Cap on the fee per gas.")
 
@@ -63,7 +65,9 @@ class Settings(BaseSettings):
     worker_database_url: str | None = Field(
         default=None, description="PostgreSQL as the role of work that spans organisations."
     )
-    owner_database_url: str | None = Field(default=None, description="PostgreSQL as the owner, for migrations.")
+    owner_database_url: str | None = Field(
+        default=None, description="PostgreSQL as the owner, for migrations."
+    )
     database_pool: int = Field(default=10, ge=1)
     redis_url: str = "redis://127.0.0.1:6379/0"
 

@@ -32,7 +32,9 @@ class CurrencyMismatch(ValidationError):
     """The two accounts of a transfer are in different currencies."""
 
     def __init__(self, debit: str, credit: str) -> None:
-        super().__init__(f"{debit} and {credit} are in different currencies", FieldError("currency", "differs"))
+        super().__init__(
+            f"{debit} and {credit} are in different currencies", FieldError("currency", "differs")
+        )
 
 
 class SameAccount(ValidationError):

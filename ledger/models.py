@@ -75,7 +75,8 @@ class Account(SQLModel, table=True):
         UniqueConstraint("org_id", "name", "currency"),
         CheckConstraint("type IN ('asset', 'liability', 'income', 'expense', 'equity')", name="known_type"),
         CheckConstraint(
-            "least(debits_posted, credits_posted, debits_pending, credits_pending) >= 0", name="no_negative_total"
+            "least(debits_posted, credits_posted, debits_pending, credits_pending) >= 0",
+            name="no_negative_total",
         ),
         CheckConstraint(
             "overdraft OR CASE WHEN type IN ('asset', 'expense')"
@@ -86,12 +87,16 @@ class Account(SQLModel, table=True):
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
-    id: int | None = Field(default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True))
+    id: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
     org_id: UUID
     name: str
     currency: str
     type: AccountType = Field(sa_column=Column(Text, nullable=False))
-    overdraft: bool = Field(default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false")))
+    overdraft: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
     active: bool = Field(default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true")))
     debits_posted: int = Field(default=0, sa_column=units(zero=True))
     credits_posted: int = Field(default=0, sa_column=units(zero=True))
@@ -124,9 +129,16 @@ class TransferRecord(SQLModel, table=True):
         CheckConstraint("amount > 0", name="positive"),
         CheckConstraint("debit_account_id <> credit_account_id", name="two_accounts"),
         CheckConstraint("phase IN ('posted', 'pending', 'post', 'void')", name="known_phase"),
-        CheckConstraint("(phase IN ('post', 'void')) = (resolves IS NOT NULL)", name="resolution_names_its_hold"),
+        CheckConstraint(
+            "(phase IN ('post', 'void')) = (resolves IS NOT NULL)", name="resolution_names_its_hold"
+        ),
         Index("ix_ledger_transfer_cause", "org_id", "cause", postgresql_where=text("cause IS NOT NULL")),
-        Index("uq_ledger_transfer_resolves", "resolves", unique=True, postgresql_where=text("resolves IS NOT NULL")),
+        Index(
+            "uq_ledger_transfer_resolves",
+            "resolves",
+            unique=True,
+            postgresql_where=text("resolves IS NOT NULL"),
+        ),
     )
 
     id: UUID = Field(primary_key=True)

@@ -10,11 +10,6 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 from sqlmodel import SQLModel
 
-import chains.models
-import core.events
-import core.idempotency
-import core.organisations
-import ledger.models
 import treasury.models  # noqa: F401
 
 METADATA = SQLModel.metadata

@@ -10,6 +10,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Text, UniqueConstraint, text
 from sqlmodel import Field, SQLModel
 
+from core.clock import now
 from core.columns import instant, json_object, typeid, units
 
 
@@ -37,7 +38,7 @@ class Wallet(SQLModel, table=True):
     address: str
     name: str
     gas_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
-    created_at: datetime = Field(sa_column=instant(default_now=True))
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
 
 
 class Escrow(SQLModel, table=True):
@@ -50,7 +51,7 @@ class Escrow(SQLModel, table=True):
     currency: str
     project_id: str
     status: str = "ACTIVE"
-    created_at: datetime = Field(sa_column=instant(default_now=True))
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
 
 
 class Fund(SQLModel, table=True):
@@ -114,7 +115,7 @@ class PaymentIntent(SQLModel, table=True):
     fee: int | None = Field(default=None, sa_column=units(nullable=True))
     failure_code: str | None = None
     failure_message: str | None = None
-    created_at: datetime = Field(sa_column=instant(default_now=True))
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
     broadcast_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
     confirmed_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
     finalized_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))

@@ -62,7 +62,8 @@ def upgrade() -> None:
             CONSTRAINT positive CHECK (amount > 0),
             CONSTRAINT two_accounts CHECK (debit_account_id <> credit_account_id),
             CONSTRAINT known_phase CHECK (phase IN ('posted', 'pending', 'post', 'void')),
-            CONSTRAINT resolution_names_its_hold CHECK ((phase IN ('post', 'void')) = (resolves IS NOT NULL))
+            CONSTRAINT resolution_names_its_hold CHECK (
+                (phase IN ('post', 'void')) = (resolves IS NOT NULL))
         )
         """
     )
@@ -118,7 +119,7 @@ def upgrade() -> None:
             )
             SELECT (SELECT count(*) FROM change), (SELECT count(*) FROM updated) INTO named, applied;
             IF named <> applied THEN
-                RAISE EXCEPTION 'a transfer names an account that is not open in its organisation and currency'
+                RAISE EXCEPTION 'a transfer names no open account of its organisation and currency'
                     USING ERRCODE = 'foreign_key_violation';
             END IF;
             RETURN NULL;
@@ -147,7 +148,8 @@ def upgrade() -> None:
     op.execute(
         """
         CREATE TRIGGER guard_totals BEFORE UPDATE OF
-            id, org_id, currency, type, debits_posted, credits_posted, debits_pending, credits_pending, sequence
+            id, org_id, currency, type, sequence,
+            debits_posted, credits_posted, debits_pending, credits_pending
         ON ledger_account FOR EACH STATEMENT EXECUTE FUNCTION ledger_guard_totals()
         """
     )

@@ -1,0 +1,228 @@
+"""Payment intents: creating them, which reserves their money, reading and canceling them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import col, select
+
+from chains.protocol import Chain, ChainName
+from core import events
+from core.clock import now
+from core.errors import CofferError
+from core.events import Event
+from core.identifiers import is_id, new_id
+from core.json import encode
+from core.money import CURRENCIES, to_decimal
+from ledger.entries import FundAccounts, create_ledger_entry, release, reserve
+from ledger.posting import post
+from treasury.errors import (
+    BadCursor,
+    ChainNotConfigured,
+    NotCancelable,
+    OwnAddress,
+    SourceClosed,
+    UnknownPaymentIntent,
+    UnknownSource,
+)
+from treasury.funds import Source, Sources, load_sources
+from treasury.models import Fund, IntentStatus, PaymentIntent
+from treasury.schemas import PaymentIntentCreate, PaymentIntentRead
+
+Chains = Mapping[ChainName, Chain]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A payment intent whose recipient was checked against its chain, in canonical spelling."""
+
+    body: PaymentIntentCreate
+    recipient: str
+
+
+def check(chains: Chains, body: PaymentIntentCreate) -> Wanted:
+    """What can be said of a wanted payment without the database.
+
+    Raises `ChainNotConfigured` and `chains.protocol.InvalidAddress`.
+    """
+    chain = chains.get(body.chain)
+    if chain is None:
+        raise ChainNotConfigured(body.chain)
+    return Wanted(body, chain.address(body.to))
+
+
+_INSERT = text(
+    """
+    INSERT INTO payment_intent (org_id, id, chain, currency, amount, recipient, source, wallet_id, fund_id,
+                                status, reference, details, created_at)
+    SELECT CAST(:org_id AS uuid), id, chain, currency, CAST(amount AS numeric), recipient, source, wallet_id,
+           fund_id, 'RESERVED', reference, CAST(details AS jsonb), :created_at
+    FROM unnest(CAST(:id AS text[]), CAST(:chain AS text[]), CAST(:currency AS text[]),
+                CAST(:amount AS text[]), CAST(:recipient AS text[]), CAST(:source AS text[]),
+                CAST(:wallet_id AS text[]), CAST(:fund_id AS text[]), CAST(:reference AS text[]),
+                CAST(:details AS text[]))
+        AS given (id, chain, currency, amount, recipient, source, wallet_id, fund_id, reference, details)
+    """
+)
+
+
+async def create(
+    session: AsyncSession, org_id: UUID, wanted: Sequence[Wanted]
+) -> list[PaymentIntentRead | CofferError]:
+    """Reserve the money of each wanted payment and write its intent, set-wise, in the caller's transaction.
+
+    Answers in order; one that is refused (`UnknownSource`, `SourceClosed`, `OwnAddress`,
+    `InsufficientFunds`) spoils no other.
+    """
+    named = {want.body.from_ for want in wanted if want.body.from_ is not None}
+    sources = await load_sources(session, org_id, named)
+    outcomes: list[PaymentIntentRead | CofferError | None] = [None] * len(wanted)
+    drawn: list[tuple[int, str, Source]] = []
+    for index, want in enumerate(wanted):
+        try:
+            drawn.append((index, new_id("pi"), _source(sources, want)))
+        except (UnknownSource, SourceClosed, OwnAddress) as refusal:
+            outcomes[index] = refusal
+    reserves = [[reserve(source.accounts, wanted[i].body.amount, id)] for i, id, source in drawn]
+    created_at = now()
+    made: list[tuple[Wanted, str, Source]] = []
+    for (index, intent_id, source), posted in zip(drawn, await post(session, org_id, reserves), strict=True):
+        want = wanted[index]
+        if isinstance(posted, CofferError):
+            outcomes[index] = posted
+        else:
+            made.append((want, intent_id, source))
+            outcomes[index] = _fresh(org_id, want, intent_id, source, created_at)
+    if made:
+        await session.execute(_INSERT, {"org_id": org_id, "created_at": created_at, **_columns(made)})
+        await events.emit(session, org_id, [_reserved(want, id, source) for want, id, source in made])
+    return [outcome for outcome in outcomes if outcome is not None]
+
+
+def _source(sources: Sources, want: Wanted) -> Source:
+    if (want.body.chain, want.recipient) in sources.addresses:
+        raise OwnAddress
+    return sources.find(want.body.chain, want.body.from_)
+
+
+def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> dict[str, list[Any]]:
+    return {
+        "id": [id for _, id, _ in made],
+        "chain": [want.body.chain.value for want, _, _ in made],
+        "currency": [want.body.currency for want, _, _ in made],
+        "amount": [str(want.body.amount) for want, _, _ in made],
+        "recipient": [want.recipient for want, _, _ in made],
+        "source": [want.body.from_ for want, _, _ in made],
+        "wallet_id": [source.wallet_id for _, _, source in made],
+        "fund_id": [source.fund_id for _, _, source in made],
+        "reference": [want.body.reference for want, _, _ in made],
+        "details": [encode(want.body.metadata).decode() for want, _, _ in made],
+    }
+
+
+def _reserved(want: Wanted, intent_id: str, source: Source) -> Event:
+    amount = to_decimal(want.body.amount, CURRENCIES[want.body.currency])
+    payload = {
+        "chain": want.body.chain,
+        "amount": amount,
+        "currency": want.body.currency,
+        "to": want.recipient,
+    }
+    return Event("payment_intent.reserved", intent_id, source.wallet_id, payload)
+
+
+def _fresh(
+    org_id: UUID, want: Wanted, intent_id: str, source: Source, created_at: datetime
+) -> PaymentIntentRead:
+    return PaymentIntentRead.model_construct(
+        id=intent_id,
+        org_id=str(org_id),
+        chain=want.body.chain,
+        amount=to_decimal(want.body.amount, CURRENCIES[want.body.currency]),
+        currency=want.body.currency,
+        to=want.recipient,
+        from_=want.body.from_ or source.wallet_id,
+        wallet_id=source.wallet_id,
+        status=IntentStatus.RESERVED,
+        reference=want.body.reference,
+        metadata=want.body.metadata,
+        transaction_hash=None,
+        fee=None,
+        failure=None,
+        created_at=created_at,
+        broadcast_at=None,
+        confirmed_at=None,
+        finalized_at=None,
+    )
+
+
+async def get(session: AsyncSession, org_id: UUID, intent_id: str, *, lock: bool = False) -> PaymentIntent:
+    """One payment intent, its row locked if told so. Raises `UnknownPaymentIntent`."""
+    intent = None
+    if is_id("pi", intent_id):
+        intent = await session.get(PaymentIntent, (org_id, intent_id), with_for_update=lock or None)
+    if intent is None:
+        raise UnknownPaymentIntent
+    return intent
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What a list of payment intents is narrowed to; the instants are exclusive bounds of `created_at`."""
+
+    status: IntentStatus | None = None
+    chain: ChainName | None = None
+    reference: str | None = None
+    created_after: datetime | None = None
+    created_before: datetime | None = None
+
+
+async def list_page(
+    session: AsyncSession, org_id: UUID, filters: Filters, limit: int, before: str | None = None
+) -> tuple[Sequence[PaymentIntent], str | None]:
+    """A page of payment intents, the newest first, and the id to go on `before` if there are more.
+
+    Raises `BadCursor`.
+    """
+    query = select(PaymentIntent).where(col(PaymentIntent.org_id) == org_id)
+    if filters.status is not None:
+        query = query.where(col(PaymentIntent.status) == filters.status.value)
+    if filters.chain is not None:
+        query = query.where(col(PaymentIntent.chain) == filters.chain.value)
+    if filters.reference is not None:
+        query = query.where(col(PaymentIntent.reference) == filters.reference)
+    if filters.created_after is not None:
+        query = query.where(col(PaymentIntent.created_at) > filters.created_after)
+    if filters.created_before is not None:
+        query = query.where(col(PaymentIntent.created_at) < filters.created_before)
+    if before is not None:
+        if not is_id("pi", before):
+            raise BadCursor
+        query = query.where(col(PaymentIntent.id) < before)
+    found = (await session.scalars(query.order_by(col(PaymentIntent.id).desc()).limit(limit + 1))).all()
+    page = found[:limit]
+    return page, page[-1].id if len(found) > limit else None
+
+
+async def cancel(session: AsyncSession, org_id: UUID, intent_id: str) -> PaymentIntent:
+    """Give back what a payment intent reserved, as long as nothing was signed for it.
+
+    Raises `UnknownPaymentIntent` and `NotCancelable`.
+    """
+    intent = await get(session, org_id, intent_id, lock=True)
+    if intent.status != IntentStatus.RESERVED:
+        raise NotCancelable(intent.status)
+    fund = await session.get(Fund, (org_id, intent.fund_id))
+    assert fund is not None, "an intent draws on a fund"
+    accounts = FundAccounts(fund.available_account_id, fund.reserved_account_id)
+    await create_ledger_entry(session, org_id, release(accounts, intent.amount, intent.id))
+    intent.status = IntentStatus.CANCELED
+    await session.flush()
+    await events.emit(session, org_id, [Event("payment_intent.canceled", intent.id, intent.wallet_id, {})])
+    return intent

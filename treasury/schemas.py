@@ -1,0 +1,240 @@
+"""The public shapes of the treasury: what callers send and what they get."""
+
+from __future__ import annotations
+
+import unicodedata
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AliasChoices,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+)
+from pydantic.alias_generators import to_camel
+from pydantic_core import PydanticCustomError
+
+from chains.protocol import ChainName
+from core.json import encode
+from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
+from treasury.models import IntentStatus, PaymentIntent
+
+MAX_BATCH = 10_000
+_MAX_METADATA_BYTES = 4096
+
+
+def _clean(text: Any) -> Any:
+    """Refuse control characters and half surrogate pairs, which no bank, log or database can carry."""
+    if isinstance(text, str) and not text.isprintable():
+        for character in text:
+            if unicodedata.category(character) in ("Cc", "Cs"):
+                raise PydanticCustomError("control_character", "must not hold control characters")
+    return text
+
+
+Text = Annotated[str, BeforeValidator(_clean)]
+
+
+def _storable(value: Any) -> Any:
+    """Metadata as it may be kept: an object of limited size without characters that cannot be stored."""
+    if isinstance(value, dict):
+        try:
+            encoded = encode(value)
+        except (ValueError, RecursionError):
+            raise PydanticCustomError("metadata", "must be a JSON object of plain text") from None
+        if len(encoded) > _MAX_METADATA_BYTES:
+            raise PydanticCustomError("metadata", "must not exceed 4096 bytes of JSON")
+        if b"\\u0000" in encoded:
+            raise PydanticCustomError("metadata", "must not hold NUL characters")
+    return value
+
+
+class Request(BaseModel):
+    """A body that a caller sends. A field that is not known is refused: it may be a misspelt one."""
+
+    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, populate_by_name=False)
+
+
+class Shape(BaseModel):
+    """A body that a caller gets."""
+
+    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
+
+
+class PaymentIntentCreate(Request):
+    """A USDC transfer that is wanted. `from` is an escrow's or a wallet's id; without it the
+    organisation's first wallet on the chain pays."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "chain": "ethereum",
+                "amount": "100.00",
+                "currency": "USDC",
+                "to": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+                "reference": "INV-1",
+                "metadata": {"customer": "c-17"},
+            }
+        }
+    )
+
+    chain: ChainName
+    currency: Literal["USDC"]
+    amount: Annotated[
+        Any,
+        Field(
+            description="A decimal number or a string of one: more than zero, at most 6 decimal places.",
+            json_schema_extra={"anyOf": [{"type": "string"}, {"type": "number"}]},
+        ),
+    ]
+    to: Annotated[Text, StringConstraints(min_length=1, max_length=128)]
+    from_: Annotated[Text, StringConstraints(min_length=1, max_length=64)] | None = Field(
+        default=None, alias="from"
+    )
+    reference: Annotated[Text, StringConstraints(min_length=1, max_length=140)] | None = None
+    metadata: Annotated[dict[str, Any], BeforeValidator(_storable)] = Field(default_factory=dict)
+
+    @field_validator("amount")
+    @classmethod
+    def _in_units(cls, amount: Any, info: ValidationInfo) -> int:
+        """The amount in smallest units of the currency, which is validated before it."""
+        try:
+            return parse_units(amount, CURRENCIES[info.data.get("currency", "USDC")])
+        except AmountError as error:
+            raise PydanticCustomError("amount", "{reason}", {"reason": str(error)}) from None
+
+
+class PaymentIntentBatch(Request):
+    """Many payment intents at once: `atomic`, all or none, or `independent`, each on its own.
+
+    An item is a `PaymentIntentCreate`; it is validated by itself, so that one that is wrong spoils no
+    neighbour in an independent batch.
+    """
+
+    mode: Literal["atomic", "independent"]
+    items: list[Any] = Field(
+        min_length=1,
+        max_length=MAX_BATCH,
+        validation_alias=AliasChoices("items", "intents", "paymentIntents"),
+    )
+
+
+class Cost(Shape):
+    """What a chain charged, in its native asset."""
+
+    amount: Decimal
+    currency: str
+
+
+class Failure(Shape):
+    """Why a payment failed."""
+
+    code: str
+    message: str
+
+
+class PaymentIntentRead(Shape):
+    """A payment intent as it stands. Amounts are exact decimals, times RFC 3339 in UTC."""
+
+    id: str
+    org_id: str
+    chain: ChainName
+    amount: Decimal
+    currency: str
+    to: str
+    from_: str = Field(alias="from")
+    wallet_id: str
+    status: IntentStatus
+    reference: str | None
+    metadata: dict[str, Any]
+    transaction_hash: str | None
+    fee: Cost | None
+    failure: Failure | None
+    created_at: datetime
+    broadcast_at: datetime | None
+    confirmed_at: datetime | None
+    finalized_at: datetime | None
+
+    @classmethod
+    def of(cls, intent: PaymentIntent, native: Currency) -> PaymentIntentRead:
+        """The public shape of a row; `native` is the asset that the intent's chain charges fees in."""
+        fee = (
+            None if intent.fee is None else Cost(amount=to_decimal(intent.fee, native), currency=native.code)
+        )
+        failure = (
+            None
+            if intent.failure_code is None
+            else Failure(code=intent.failure_code, message=intent.failure_message or "")
+        )
+        return cls.model_construct(
+            id=intent.id,
+            org_id=str(intent.org_id),
+            chain=ChainName(intent.chain),
+            amount=to_decimal(intent.amount, CURRENCIES[intent.currency]),
+            currency=intent.currency,
+            to=intent.recipient,
+            from_=intent.source or intent.wallet_id,
+            wallet_id=intent.wallet_id,
+            status=IntentStatus(intent.status),
+            reference=intent.reference,
+            metadata=intent.details,
+            transaction_hash=intent.transaction_hash,
+            fee=fee,
+            failure=failure,
+            created_at=intent.created_at,
+            broadcast_at=intent.broadcast_at,
+            confirmed_at=intent.confirmed_at,
+            finalized_at=intent.finalized_at,
+        )
+
+
+class WalletRead(Shape):
+    """A treasury wallet. Available and reserved are its own; `escrowBalance` is what escrows keep on it."""
+
+    id: str
+    org_id: str
+    chain: ChainName
+    address: str
+    name: str
+    currency: str
+    available_balance: Decimal
+    reserved_balance: Decimal
+    total_balance: Decimal
+    escrow_balance: Decimal
+    gas: Cost
+    created_at: datetime
+
+
+class PositionRead(Shape):
+    """The net position on one chain in one currency, over wallets and escrows."""
+
+    chain: ChainName
+    currency: str
+    available: Decimal
+    reserved: Decimal
+    total: Decimal
+
+
+class LedgerEntryRead(Shape):
+    """An entry of the treasury's ledger."""
+
+    id: str
+    payment_intent_id: str | None
+    type: Literal["reserve", "debit", "fee", "release", "refund"]
+    amount: Decimal
+    currency: str
+    chain: ChainName
+    created_at: datetime
+
+
+class Pagination(Shape):
+    """Where to go on: the `cursor` of the next page, while there is more."""
+
+    cursor: str | None
+    has_more: bool
