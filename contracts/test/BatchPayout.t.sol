@@ -35,7 +35,7 @@ contract AwkwardToken {
                 invalid()
             }
         }
-        if (manner == Manner.RefusesOnLowGas) require(gasleft() > 196_500, "too little gas");
+        if (manner == Manner.RefusesOnLowGas) require(gasleft() > 199_000, "too little gas");
         if (manner == Manner.CallsBack) BatchPayout(payable(msg.sender)).pay("again", address(this), new bytes(32));
         if (manner == Manner.ReturnsNothing) return;
         uint256 answer = manner == Manner.ReturnsFalse ? 0 : manner == Manner.ReturnsTwo ? 2 : 1;
