@@ -216,33 +216,27 @@ async def open_attempts(
     ]
 
 
+# `place` is the order of sending within an address: a node queues, or drops, what has a gap before it.
 _SENDABLE: Final = """
-    SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.nonce,
-           attempt.expires_at, attempt.raw,
-           row_number() OVER (
-               PARTITION BY transaction.address ORDER BY transaction.nonce, transaction.id, attempt.created_at
-           ) AS place
-    FROM chain_attempt AS attempt
-        JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
-    WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
-        AND transaction.block_number IS NULL
+    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
+        SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.nonce,
+               attempt.expires_at, attempt.raw,
+               row_number() OVER (
+                   PARTITION BY transaction.address
+                   ORDER BY transaction.nonce, transaction.id, attempt.created_at
+               ) AS place
+        FROM chain_attempt AS attempt
+            JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
+        WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
+            AND transaction.block_number IS NULL
 """
 _SENDABLE_BY_ID: Final = text(
-    f"""
-    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
-        {_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[]))
-    ) AS attempt
-    ORDER BY address, place
-    """
+    f"{_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[]))) AS sendable ORDER BY address, place"
 )
 # A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"""
-    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
-        {_SENDABLE} AND (attempt.sent_at IS NULL OR attempt.created_height <= :height)
-    ) AS attempt
-    WHERE place <= :most ORDER BY address, place
-    """
+    f"{_SENDABLE} AND (attempt.sent_at IS NULL OR attempt.created_height <= :height)) AS sendable "
+    "WHERE place <= :most ORDER BY address, place"
 ).bindparams(bindparam("height", type_=BigInteger))
 
 
@@ -299,10 +293,27 @@ async def in_flight(session: AsyncSession, chain: ChainName, addresses: Sequence
     return dict.fromkeys(addresses, 0) | {row[0]: row[1] for row in rows}
 
 
+_UNCONFIRMED_OF_KIND: Final = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM chain_transaction
+        WHERE chain = :chain AND address = :address AND kind = :kind AND status IN ('SIGNED', 'BROADCAST')
+    )
+    """
+)
+
+
+async def awaits(session: AsyncSession, chain: ChainName, address: str, kind: TransactionKind) -> bool:
+    """Whether the address has a transaction of this kind that is signed and not confirmed."""
+    given = {"chain": chain.value, "address": address, "kind": kind.value}
+    return bool((await session.execute(_UNCONFIRMED_OF_KIND, given)).scalar_one())
+
+
 _UNMINED_AMOUNT: Final = text(
     """
     SELECT coalesce(sum(payout.amount), 0)
-    FROM chain_transaction AS transaction JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
+    FROM chain_transaction AS transaction
+        JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
     WHERE transaction.chain = :chain AND transaction.address = :address
         AND transaction.status IN ('SIGNED', 'BROADCAST') AND transaction.block_number IS NULL
     """
@@ -310,7 +321,7 @@ _UNMINED_AMOUNT: Final = text(
 
 
 async def unmined_amount(session: AsyncSession, chain: ChainName, address: str) -> int:
-    """What the signed and not yet mined transactions of an address will pay out, in the token's smallest unit."""
+    """What the signed and not yet mined transactions of an address pay out, in the token's smallest unit."""
     return int(
         (await session.execute(_UNMINED_AMOUNT, {"chain": chain.value, "address": address})).scalar_one()
     )

@@ -1,0 +1,119 @@
+"""Stored bytes go out, as often as it takes.
+
+Whatever the node says, or does not say, the bytes may have reached the network; so nothing but the chain
+itself tells that a transaction is not going to be mined.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.ethereum import receipts
+from chains.ethereum.rpc import Rpc, RpcError, quantity
+from chains.log import Sendable
+from chains.protocol import ChainName, ChainUnavailable
+from core.settings import EthereumSettings
+
+logger = structlog.get_logger(__name__)
+
+# Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
+_AT_ONCE: Final = 100
+# geth: "already known"; erigon, nethermind: "AlreadyKnown", "already in pool"; besu: "Known transaction";
+# anvil and OpenEthereum: "transaction already imported".
+_KNOWN: Final = re.compile(r"already ?(known|imported|in\b)|known transaction", re.IGNORECASE)
+_NONCE_TOO_LOW: Final = re.compile(r"nonce too low|nonce is too low|old nonce", re.IGNORECASE)
+
+
+async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
+    """Send stored transactions. Commits what the session holds before it sends; the caller commits the marks.
+
+    Never raises for what the node says or for its silence: it is noted with the attempt.
+    """
+    await _send(rpc, session, await log.sendable(session, ChainName.ETHEREUM, transaction_ids))
+
+
+async def rebroadcast(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) -> None:
+    """Send again what no node is known to have taken, and what is not mined `rebroadcast_after` blocks after
+    it was signed. Raises `ChainUnavailable` when not even the height is to be had."""
+    height = quantity(await rpc.call("eth_blockNumber"))
+    waiting = await log.unmined(session, ChainName.ETHEREUM, height - settings.rebroadcast_after)
+    used = await _send(rpc, session, waiting)
+    if used:
+        await _find(rpc, settings, session, used)
+
+
+async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) -> list[Sendable]:
+    """Send in order and note what came of each; those whose nonce the node calls used are returned."""
+    if not waiting:
+        return []
+    taken: list[str] = []
+    errors: dict[str, str] = {}
+    async with log.between_transactions(session):
+        for start in range(0, len(waiting), _AT_ONCE):
+            part = waiting[start : start + _AT_ONCE]
+            try:
+                answers = await rpc.batch(
+                    [("eth_sendRawTransaction", ["0x" + one.raw.hex()]) for one in part]
+                )
+            except ChainUnavailable as error:
+                # Perhaps sent, perhaps not. What comes after is sent later, in its order.
+                errors |= {one.hash: str(error) for one in waiting[start:]}
+                logger.warning(
+                    "ethereum.broadcast_unanswered", transactions=len(waiting) - start, error=str(error)
+                )
+                break
+            for one, answer in zip(part, answers, strict=True):
+                if isinstance(answer, RpcError) and not _KNOWN.search(answer.message):
+                    errors[one.hash] = str(answer)
+                else:
+                    taken.append(one.hash)
+    await log.mark_sent(session, ChainName.ETHEREUM, taken)
+    await log.mark_errors(session, ChainName.ETHEREUM, errors)
+    return [one for one in waiting if _NONCE_TOO_LOW.search(errors.get(one.hash, ""))]
+
+
+async def _find(
+    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, used: Sequence[Sendable]
+) -> None:
+    """Look for transactions whose nonces are used up: mined and not read yet, mined and overlooked, or
+    displaced by a transaction that is not ours.
+
+    The follower will read what lies ahead of it. What lies behind it is taken up here. The last kind is never
+    sent under another nonce: it stays in flight, so the wallet stops, until a person has looked.
+    """
+    position = max(await log.blocks(session, ChainName.ETHEREUM), default=-1)
+    attempts = {
+        one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, [u.hash for u in used])
+    }
+    found = await rpc.results([("eth_getTransactionReceipt", [hash]) for hash in attempts])
+    behind = [
+        (attempts[hash], receipt)
+        for hash, receipt in zip(attempts, found, strict=True)
+        if receipt is not None and receipts.block_number(receipt) <= position
+    ]
+    await log.include(session, ChainName.ETHEREUM, await receipts.read(session, behind))
+    missing = [attempts[hash] for hash, receipt in zip(attempts, found, strict=True) if receipt is None]
+    addresses = sorted({one.address for one in missing})
+    final = await rpc.results(
+        [("eth_getTransactionCount", [address, settings.finality]) for address in addresses]
+    )
+    nonces = {address: quantity(nonce) for address, nonce in zip(addresses, final, strict=True)}
+    lost = [one for one in missing if one.nonce is not None and one.nonce < nonces[one.address]]
+    for one in lost:
+        logger.critical(
+            "ethereum.nonce_consumed", transaction=one.transaction_id, address=one.address, nonce=one.nonce
+        )
+    await log.mark_errors(
+        session,
+        ChainName.ETHEREUM,
+        {
+            one.hash: "NonceConsumed: a transaction that is not ours has used the nonce, and is final"
+            for one in lost
+        },
+    )

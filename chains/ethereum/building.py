@@ -1,0 +1,226 @@
+"""Payouts become signed transactions in the log. Nothing is sent here."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.ethereum import calldata
+from chains.ethereum.fees import Fees
+from chains.ethereum.rpc import Call as RpcCall
+from chains.ethereum.rpc import Rpc, octets, quantity
+from chains.ethereum.simulation import covered, simulate
+from chains.ethereum.transactions import GAS_CAP, Call, Signed, sign_call, sign_delegation
+from chains.ethereum.wallets import Nonces, WalletState, lock_nonces, read_state, skip_foreign
+from chains.protocol import (
+    Built,
+    ChainName,
+    ChainUnavailable,
+    Payout,
+    SignedTransaction,
+    TransactionKind,
+)
+from chains.signers import Signer, Signers
+from core.identifiers import new_id
+from core.settings import EthereumSettings
+
+logger = structlog.get_logger(__name__)
+
+# A transfer of USDC to a new recipient takes 62,135 gas; what is left over costs nothing.
+_TRANSFER_GAS: Final = 100_000
+# 21,000 for the transaction, 25,000 for the authorization (EIP-7702), and the account's `receive`.
+_DELEGATION_GAS: Final = 100_000
+# Signatures asked for side by side: a remote signer answers in tens of milliseconds.
+_SIGNED_AT_ONCE: Final = 64
+
+
+class InsufficientGas(ChainUnavailable):
+    """The wallet's ether does not cover the gas of a single transaction. Its payouts wait for more."""
+
+
+class WrongDelegate(ChainUnavailable):
+    """`batch_payout` is not the address of BatchPayout: no treasury may run other code."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Planned:
+    """A transaction to sign."""
+
+    payouts: tuple[Payout, ...]
+    gas: int
+    id: str = field(default_factory=lambda: new_id("ctx"))
+
+    @property
+    def kind(self) -> TransactionKind:
+        return TransactionKind.BATCH if len(self.payouts) > 1 else TransactionKind.TRANSFER
+
+
+async def build(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    org_id: UUID,
+    address: str,
+    payouts: Sequence[Payout],
+) -> Built:
+    """See `Chain.build`. Locks the wallet's nonces until the caller's transaction ends.
+
+    Raises `ChainUnavailable`, of it `InsufficientGas` and `FeesTooHigh`, having written nothing.
+    """
+    if not payouts:
+        return Built()
+    nonces = await lock_nonces(session, rpc, org_id, address)
+    free = await _free(session, settings, address)
+    if free <= 0:
+        return Built()
+    state = await read_state(rpc, settings, address)
+    skip_foreign(nonces, state)
+    batched = settings.batch_payout is not None and state.delegates_to(settings.batch_payout)
+    most = free * (settings.batch_size if batched else 1)
+    spoken_for = await log.unmined_amount(session, ChainName.ETHEREUM, address)
+    funded = covered(payouts[:most], state.token_balance, spoken_for)
+    tried = await simulate(rpc, settings, address, funded.payable) if funded.payable else funded
+    rejected = funded.rejected if tried is funded else funded.rejected + tried.rejected
+    planned = await _plan(rpc, settings, address, tried.payable, batched)
+    affordable = _affordable(planned[:free], state, address)
+    if planned and not affordable and not rejected:
+        raise InsufficientGas(
+            f"{address} has {state.native_balance} wei, too little for the gas of a transaction"
+        )
+    signed = await _sign(settings, await signers.signer(address), state.fees, nonces, affordable)
+    if signed:
+        await nonces.keep(session)
+        await log.record(session, org_id, ChainName.ETHEREUM, address, signed, state.height)
+    return Built(transactions=signed, rejected=rejected)
+
+
+async def prepare(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    org_id: UUID,
+    address: str,
+) -> list[str]:
+    """Delegate the account to BatchPayout (EIP-7702) unless it does, or is about to. See `Chain.prepare`.
+
+    With too little ether nothing is done: payments then go one by one. Raises `ChainUnavailable`, of it
+    `WrongDelegate`.
+    """
+    if settings.batch_payout is None:
+        return []
+    nonces = await lock_nonces(session, rpc, org_id, address)
+    if await log.awaits(session, ChainName.ETHEREUM, address, TransactionKind.DELEGATION):
+        return []
+    if await _free(session, settings, address) <= 0:
+        return []
+    state = await read_state(rpc, settings, address)
+    if state.delegates_to(settings.batch_payout):
+        return []
+    if octets(await rpc.call("eth_getCode", settings.batch_payout, "latest")) != calldata.batch_runtime():
+        raise WrongDelegate(f"the code at {settings.batch_payout} is not that of BatchPayout")
+    skip_foreign(nonces, state)
+    if _DELEGATION_GAS * state.fees.max_fee > state.native_balance:
+        logger.warning("ethereum.no_gas_to_delegate", address=address, balance=state.native_balance)
+        return []
+    signer = await signers.signer(address)
+    nonce = nonces.take(2)
+    signature = await sign_delegation(
+        signer, settings.chain_id, state.fees, nonce, settings.batch_payout, _DELEGATION_GAS
+    )
+    planned = SignedTransaction(
+        new_id("ctx"), TransactionKind.DELEGATION, (), signature.raw, signature.hash, nonce
+    )
+    await nonces.keep(session)
+    await log.record(session, org_id, ChainName.ETHEREUM, address, [planned], state.height)
+    return [planned.id]
+
+
+async def _free(session: AsyncSession, settings: EthereumSettings, address: str) -> int:
+    in_flight = await log.in_flight(session, ChainName.ETHEREUM, [address])
+    return settings.max_in_flight - in_flight[address]
+
+
+async def _plan(
+    rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout], batched: bool
+) -> list[_Planned]:
+    """Group payouts into transactions, in order, each within the gas that one may take."""
+    size = settings.batch_size if batched else 1
+    groups = [tuple(payouts[start : start + size]) for start in range(0, len(payouts), size)]
+    planned: list[_Planned] = []
+    while groups:
+        batches = [group for group in groups if len(group) > 1]
+        estimates = iter(await rpc.results([_estimate(settings, address, batch) for batch in batches]))
+        smaller: list[tuple[Payout, ...]] = []
+        for group in groups:
+            gas = _TRANSFER_GAS if len(group) == 1 else _with_margin(quantity(next(estimates)))
+            if gas <= GAS_CAP:
+                planned.append(_Planned(group, gas))
+            else:
+                half = len(group) // 2
+                smaller += [group[:half], group[half:]]
+        groups = smaller
+    return planned
+
+
+def _estimate(settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> RpcCall:
+    data = calldata.pay(calldata.batch_id("simulation"), settings.usdc, payouts)
+    return "eth_estimateGas", [{"from": address, "to": address, "data": "0x" + data.hex()}]
+
+
+def _with_margin(estimate: int) -> int:
+    """A quarter more than estimated. A recipient whose balance falls to zero before we are mined costs more
+    than it did, and a batch that runs out of gas is reverted whole."""
+    return estimate * 5 // 4
+
+
+def _affordable(planned: Sequence[_Planned], state: WalletState, address: str) -> list[_Planned]:
+    """As many transactions from the front as the ether pays for, at the most that they may cost."""
+    left = state.native_balance
+    affordable: list[_Planned] = []
+    for one in planned:
+        left -= one.gas * state.fees.max_fee
+        if left < 0:
+            logger.warning(
+                "ethereum.insufficient_gas", address=address, balance=state.native_balance,
+                waiting=len(planned) - len(affordable),
+            )  # fmt: skip
+            break
+        affordable.append(one)
+    return affordable
+
+
+async def _sign(
+    settings: EthereumSettings, signer: Signer, fees: Fees, nonces: Nonces, planned: Sequence[_Planned]
+) -> list[SignedTransaction]:
+    """Sign with consecutive nonces, in order."""
+    calls = [_call(settings, signer.address, one, nonces.take()) for one in planned]
+    signatures: list[Signed] = []
+    for start in range(0, len(calls), _SIGNED_AT_ONCE):
+        part = calls[start : start + _SIGNED_AT_ONCE]
+        signatures += await asyncio.gather(
+            *(sign_call(signer, settings.chain_id, fees, call) for call in part)
+        )
+    signed = [
+        SignedTransaction(one.id, one.kind, one.payouts, signature.raw, signature.hash, call.nonce)
+        for one, call, signature in zip(planned, calls, signatures, strict=True)
+    ]
+    references = [payout.reference for one in signed for payout in one.payouts]
+    assert len(set(references)) == len(references), "a payment is in one transaction"
+    return signed
+
+
+def _call(settings: EthereumSettings, address: str, planned: _Planned, nonce: int) -> Call:
+    if planned.kind is TransactionKind.TRANSFER:
+        (payout,) = planned.payouts
+        return Call(nonce, settings.usdc, calldata.transfer(payout.to, payout.amount), planned.gas)
+    data = calldata.pay(calldata.batch_id(planned.id), settings.usdc, planned.payouts)
+    return Call(nonce, address, data, planned.gas)

@@ -1,0 +1,75 @@
+"""Ethereum, or any chain that runs like it, as the treasury sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+from uuid import UUID
+
+from eth_utils.address import to_checksum_address
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.ethereum import addresses, broadcasting, building, calldata, following
+from chains.ethereum.rpc import Rpc, quantity
+from chains.ethereum.wallets import token_amount
+from chains.protocol import Built, ChainName, ChainUnavailable, Head, Payout, Progress
+from chains.signers import Signers
+from core.money import ETH, Currency
+from core.settings import EthereumSettings
+
+
+class Ethereum:
+    """Implements `chains.protocol.Chain`. One client of the node, which belongs to one event loop."""
+
+    name: Final = ChainName.ETHEREUM
+    native: Final[Currency] = ETH
+
+    def __init__(self, settings: EthereumSettings, signers: Signers) -> None:
+        contracts = {"usdc": str(to_checksum_address(settings.usdc))}
+        self._unpayable = {contracts["usdc"]: "the USDC contract"}
+        if settings.batch_payout is not None:
+            contracts["batch_payout"] = str(to_checksum_address(settings.batch_payout))
+            self._unpayable[contracts["batch_payout"]] = "the batch contract"
+        self._settings = settings.model_copy(update=contracts)
+        self._signers = signers
+        self._rpc = Rpc(settings.rpc_url, settings.rpc_timeout)
+
+    def address(self, text: str) -> str:
+        return addresses.canonical(text, self._unpayable)
+
+    async def head(self) -> Head:
+        final, latest = await self._rpc.results(
+            [("eth_getBlockByNumber", [self._settings.finality, False]), ("eth_blockNumber", [])]
+        )
+        if final is None:
+            raise ChainUnavailable("the node has no block that is final")
+        return Head(number=quantity(latest), finalized=quantity(final["number"]))
+
+    async def token_balance(self, address: str) -> int:
+        call = {"to": self._settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
+        return token_amount(await self._rpc.call("eth_call", call, "latest"))
+
+    async def native_balance(self, address: str) -> int:
+        return quantity(await self._rpc.call("eth_getBalance", address, "latest"))
+
+    async def build(
+        self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
+    ) -> Built:
+        return await building.build(
+            self._rpc, self._settings, self._signers, session, org_id, address, payouts
+        )
+
+    async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
+        await broadcasting.broadcast(self._rpc, session, transaction_ids)
+
+    async def rebroadcast(self, session: AsyncSession) -> None:
+        await broadcasting.rebroadcast(self._rpc, self._settings, session)
+
+    async def follow(self, session: AsyncSession) -> list[Progress]:
+        return await following.follow(self._rpc, self._settings, session)
+
+    async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
+        return await building.prepare(self._rpc, self._settings, self._signers, session, org_id, address)
+
+    async def close(self) -> None:
+        await self._rpc.close()

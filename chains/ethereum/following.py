@@ -1,0 +1,160 @@
+"""The chain is read block by block, once, and our transactions move on with it.
+
+A block costs the node two calls, one when it holds nothing of ours, however many of our transactions wait.
+Positions, marks and what is told of them belong to one transaction of the caller. It must be READ COMMITTED:
+a snapshot older than a block would not hold the transactions that were stored just before it was mined.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any, Final
+
+import structlog
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.ethereum import receipts
+from chains.ethereum.rpc import Call, Rpc, quantity
+from chains.log import Attempt, Mined
+from chains.protocol import ChainName, ChainUnavailable, Progress
+from core.settings import EthereumSettings
+
+logger = structlog.get_logger(__name__)
+
+# Blocks that one call reads; after an outage the caller simply calls again.
+_BLOCKS_AT_ONCE: Final = 50
+_HEADERS_AT_ONCE: Final = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """A block as far as it matters here."""
+
+    number: int
+    hash: str
+    parent: str
+    transactions: tuple[str, ...]
+
+
+async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) -> list[Progress]:
+    """See `Chain.follow`. Raises `ChainUnavailable`; the caller then rolls back and calls again."""
+    seen = await log.blocks(session, ChainName.ETHEREUM)
+    calls = [_by_number("latest"), _by_number(settings.finality)]
+    if seen:
+        calls.append(_by_number(max(seen)))
+    latest, final, *last = [_block(answer) for answer in await rpc.results(calls)]
+    if latest is None or final is None:
+        raise ChainUnavailable("the node has no newest block, or none that is final")
+    progress: list[Progress] = []
+    if not seen:
+        oldest = await log.oldest_height(session, ChainName.ETHEREUM)
+        first = latest.number if oldest is None else min(oldest, latest.number)
+    else:
+        first = await _fork(rpc, seen, last[0], latest, final) + 1
+        if first <= max(seen):
+            progress += await _rewind(session, seen, first - 1, final)
+            seen = {number: hash for number, hash in seen.items() if number < first}
+    read = await _read(rpc, seen.get(first - 1), first, min(latest.number, first + _BLOCKS_AT_ONCE - 1))
+    await log.include(session, ChainName.ETHEREUM, await _ours(rpc, session, read))
+    await log.add_blocks(session, ChainName.ETHEREUM, {block.number: block.hash for block in read})
+    seen |= {block.number: block.hash for block in read}
+    if seen:
+        progress += await _move_on(session, settings, seen, final)
+    return progress
+
+
+async def _move_on(
+    session: AsyncSession, settings: EthereumSettings, seen: dict[int, str], final: Block
+) -> list[Progress]:
+    position = max(seen)
+    progress = await log.confirm(session, ChainName.ETHEREUM, through=position - settings.confirmations + 1)
+    if seen.get(final.number, final.hash) != final.hash:
+        # Another node answered, or finality itself failed. Either way nothing becomes final on its word.
+        logger.critical("ethereum.final_block_differs", number=final.number, seen=seen[final.number])
+        return progress
+    return progress + await log.finalize(session, ChainName.ETHEREUM, through=min(final.number, position))
+
+
+async def _fork(rpc: Rpc, seen: dict[int, str], last: Block | None, latest: Block, final: Block) -> int:
+    """The number of the newest block that we have read and that is still part of the chain."""
+    position = max(seen)
+    if last is not None and last.hash == seen[position]:
+        return position
+    if latest.number < position and seen.get(latest.number) == latest.hash:
+        # A node that lags behind the one we asked before. It contradicts nothing.
+        return position
+    numbers = sorted((number for number in seen if number <= latest.number), reverse=True)
+    for start in range(0, len(numbers), _HEADERS_AT_ONCE):
+        part = numbers[start : start + _HEADERS_AT_ONCE]
+        for block in [_block(answer) for answer in await rpc.results([_by_number(n) for n in part])]:
+            if block is None:
+                raise ChainUnavailable("the node lost a block while it was asked")
+            if seen[block.number] == block.hash:
+                return block.number
+    # Deeper than we remember: begin anew where nothing changes any more, that block included.
+    return final.number - 1
+
+
+async def _rewind(session: AsyncSession, seen: dict[int, str], fork: int, final: Block) -> list[Progress]:
+    """Take back what the blocks above `fork` did."""
+    level = logger.warning if fork >= min(final.number, min(seen)) else logger.critical
+    level("ethereum.reorganised", fork=fork, position=max(seen), final=final.number)
+    progress = await log.put_back(session, ChainName.ETHEREUM, above=fork)
+    await log.drop_blocks(session, ChainName.ETHEREUM, above=fork)
+    return progress
+
+
+async def _read(rpc: Rpc, parent: str | None, first: int, last: int) -> list[Block]:
+    """Blocks `first` to `last`, as far as each is the child of the one before; `parent` is the hash of
+    `first`'s, where it is known. The rest is read, or found to be reorganised, next time."""
+    if last < first:
+        return []
+    answers = await rpc.results([_by_number(number) for number in range(first, last + 1)])
+    blocks: list[Block] = []
+    for number, block in enumerate((_block(answer) for answer in answers), first):
+        if block is None or block.number != number or (parent is not None and block.parent != parent):
+            break
+        blocks.append(block)
+        parent = block.hash
+    assert all(child.parent == block.hash for block, child in pairwise(blocks)), "blocks form a chain"
+    return blocks
+
+
+async def _ours(rpc: Rpc, session: AsyncSession, blocks: list[Block]) -> list[Mined]:
+    """What the blocks did with transactions of ours."""
+    hashes = [hash for block in blocks for hash in block.transactions]
+    attempts = {one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, hashes)}
+    if not attempts:
+        return []
+    relevant = [block for block in blocks if not attempts.keys().isdisjoint(block.transactions)]
+    # By hash: a number could mean another block by now.
+    answers = await rpc.results([("eth_getBlockReceipts", [block.hash]) for block in relevant])
+    found: list[tuple[Attempt, Any]] = []
+    for block, answer in zip(relevant, answers, strict=True):
+        expected = attempts.keys() & set(block.transactions)
+        ours = {
+            receipt["transactionHash"]: receipt
+            for receipt in answer or ()
+            if receipt["transactionHash"] in expected and receipt["blockHash"] == block.hash
+        }
+        if ours.keys() != expected:
+            raise ChainUnavailable("the node has a block, and not the receipts of its transactions")
+        found += [(attempts[hash], receipt) for hash, receipt in ours.items()]
+    return await receipts.read(session, found)
+
+
+def _by_number(number: int | str) -> Call:
+    return "eth_getBlockByNumber", [hex(number) if isinstance(number, int) else number, False]
+
+
+def _block(answer: Any) -> Block | None:
+    if answer is None:
+        return None
+    try:
+        return Block(
+            quantity(answer["number"]), answer["hash"], answer["parentHash"], tuple(answer["transactions"])
+        )
+    except (KeyError, TypeError):
+        raise ChainUnavailable("the node's block cannot be read") from None

@@ -1,0 +1,84 @@
+"""What a receipt says of our transaction: its cost, and which of its payouts happened."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Final
+
+from eth_abi.abi import decode
+from eth_abi.exceptions import DecodingError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.ethereum import calldata
+from chains.ethereum.rpc import octets, quantity
+from chains.log import Attempt, Mined
+from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind
+
+_SUCCEEDED: Final = 1
+_REVERTED: Final = "TransactionReverted: the transaction was mined and reverted"
+_NOT_EXECUTED: Final = "BatchNotExecuted: the account did not run the batch contract"
+
+
+async def read(session: AsyncSession, mined: Sequence[tuple[Attempt, Any]]) -> list[Mined]:
+    """The receipts of our attempts, each as the answer to the RPC. Raises `ChainUnavailable` when one cannot
+    be read."""
+    payouts = await log.payouts(session, [attempt.transaction_id for attempt, _ in mined])
+    try:
+        return [_mined(attempt, receipt, payouts[attempt.transaction_id]) for attempt, receipt in mined]
+    except (KeyError, IndexError, TypeError, AttributeError, DecodingError):
+        raise ChainUnavailable("the node's receipt cannot be read") from None
+
+
+def block_number(receipt: Any) -> int:
+    return quantity(receipt.get("blockNumber") if isinstance(receipt, dict) else None)
+
+
+def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
+    assert receipt["transactionHash"] == attempt.hash, "a receipt belongs to its transaction"
+    succeeded = quantity(receipt["status"]) == _SUCCEEDED
+    if attempt.kind is TransactionKind.BATCH:
+        errors = _batch_errors(attempt, receipt, len(payouts)) if succeeded else None
+    else:
+        errors = {} if succeeded else None
+    if errors is None:
+        cause = _NOT_EXECUTED if succeeded else _REVERTED
+        errors = dict.fromkeys(range(len(payouts)), cause)
+    return Mined(
+        transaction_id=attempt.transaction_id,
+        hash=attempt.hash,
+        block_number=quantity(receipt["blockNumber"]),
+        block_hash=receipt["blockHash"],
+        succeeded=succeeded,
+        fee=quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"]),
+        results=tuple(
+            PayoutResult(payout.reference, position not in errors, errors.get(position))
+            for position, payout in enumerate(payouts)
+        ),
+    )
+
+
+def _batch_errors(attempt: Attempt, receipt: Any, count: int) -> dict[int, str] | None:
+    """Why payments of a batch failed, by position; None when the batch was not carried out at all.
+
+    A call to an account without code succeeds and does nothing, so success alone proves no payment: the
+    account's own `BatchPaid` with our batch id does.
+    """
+    id = "0x" + calldata.batch_id(attempt.transaction_id).hex()
+    own = [
+        entry
+        for entry in receipt["logs"]
+        if entry["address"].lower() == attempt.address.lower() and entry["topics"][1:2] == [id]
+    ]
+    paid = [entry for entry in own if entry["topics"][0] == calldata.BATCH_PAID]
+    if not paid:
+        return None
+    errors = {
+        quantity(entry["topics"][2]): calldata.reason(decode(["bytes"], octets(entry["data"]))[0])
+        for entry in own
+        if entry["topics"][0] == calldata.PAYMENT_FAILED
+    }
+    done, failed = decode(["uint256", "uint256"], octets(paid[0]["data"]))
+    if failed != len(errors) or done + failed != count:
+        raise ChainUnavailable("the node's receipt of a batch contradicts itself")
+    return errors

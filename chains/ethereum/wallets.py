@@ -1,0 +1,130 @@
+"""An address that we sign for: its nonces, and what the node says of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+import structlog
+from sqlalchemy import BigInteger, bindparam, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.ethereum import calldata
+from chains.ethereum.fees import FEE_HISTORY, Fees, offer
+from chains.ethereum.rpc import Rpc, octets, quantity
+from chains.ethereum.transactions import delegation_code
+from chains.protocol import ChainName, ChainUnavailable
+from core.settings import EthereumSettings
+
+logger = structlog.get_logger(__name__)
+
+_LOCK: Final = text(
+    "SELECT org_id, next_nonce FROM chain_wallet WHERE chain = :chain AND address = :address FOR UPDATE"
+)
+_CREATE: Final = text(
+    """
+    INSERT INTO chain_wallet (chain, address, org_id, next_nonce)
+    VALUES (:chain, :address, CAST(:org_id AS uuid), :nonce) ON CONFLICT DO NOTHING
+    """
+).bindparams(bindparam("nonce", type_=BigInteger))
+_ADVANCE: Final = text(
+    """
+    UPDATE chain_wallet SET next_nonce = :nonce
+    WHERE chain = :chain AND address = :address AND next_nonce <= :nonce
+    """
+).bindparams(bindparam("nonce", type_=BigInteger))
+
+
+@dataclass(slots=True)
+class Nonces:
+    """The nonces of one address that were never given out, from `next` on, held under its row's lock."""
+
+    address: str
+    next: int
+
+    def take(self, count: int = 1) -> int:
+        """The first of `count` consecutive nonces. They are ours once `keep` was called and committed."""
+        first = self.next
+        self.next += count
+        return first
+
+    async def keep(self, session: AsyncSession) -> None:
+        """Write down what was taken, in the transaction that stores the signed bytes: both or neither."""
+        await session.execute(
+            _ADVANCE, {"chain": ChainName.ETHEREUM.value, "address": self.address, "nonce": self.next}
+        )
+
+
+async def lock_nonces(session: AsyncSession, rpc: Rpc, org_id: UUID, address: str) -> Nonces:
+    """Lock the address until the caller's transaction ends. On first use its nonces go on where the node
+    says they are, transactions that are still waiting included, lest ours replace one of them."""
+    key = {"chain": ChainName.ETHEREUM.value, "address": address}
+    row = (await session.execute(_LOCK, key)).one_or_none()
+    if row is None:
+        nonce = quantity(await rpc.call("eth_getTransactionCount", address, "pending"))
+        await session.execute(_CREATE, key | {"org_id": str(org_id), "nonce": nonce})
+        row = (await session.execute(_LOCK, key)).one()
+    assert UUID(str(row.org_id)) == org_id, "an address belongs to one organisation"
+    return Nonces(address, row.next_nonce)
+
+
+@dataclass(frozen=True, slots=True)
+class WalletState:
+    """An address at the newest block: amounts in smallest units, and the fees to sign with now."""
+
+    height: int
+    fees: Fees
+    native_balance: int
+    token_balance: int
+    code: bytes
+    nonce: int
+
+    def delegates_to(self, delegate: str) -> bool:
+        return self.code == delegation_code(delegate)
+
+
+async def read_state(rpc: Rpc, settings: EthereumSettings, address: str) -> WalletState:
+    """Ask for everything at once. Raises `ChainUnavailable`, also for a node of another chain."""
+    balance_of = {"to": settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
+    chain_id, height, history, native, token, code, nonce = await rpc.results(
+        [
+            ("eth_chainId", []),
+            ("eth_blockNumber", []),
+            FEE_HISTORY,
+            ("eth_getBalance", [address, "latest"]),
+            ("eth_call", [balance_of, "latest"]),
+            ("eth_getCode", [address, "latest"]),
+            ("eth_getTransactionCount", [address, "latest"]),
+        ]
+    )
+    if quantity(chain_id) != settings.chain_id:
+        raise ChainUnavailable(f"the node is on chain {quantity(chain_id)}, not {settings.chain_id}")
+    return WalletState(
+        height=quantity(height),
+        fees=offer(history, settings),
+        native_balance=quantity(native),
+        token_balance=token_amount(token),
+        code=octets(code),
+        nonce=quantity(nonce),
+    )
+
+
+def token_amount(answer: object) -> int:
+    """The answer of `balanceOf`. Raises `ChainUnavailable` when there is no token at the address."""
+    data = octets(answer)
+    if len(data) != 32:
+        raise ChainUnavailable("there is no token at the configured address")
+    return int.from_bytes(data)
+
+
+def skip_foreign(nonces: Nonces, state: WalletState) -> None:
+    """Move past nonces that the chain has seen and that we never gave out: the key was used elsewhere.
+
+    Only ever upwards, so that no nonce of ours comes up a second time.
+    """
+    if state.nonce > nonces.next:
+        logger.error(
+            "ethereum.foreign_nonces", address=nonces.address, expected=nonces.next, found=state.nonce
+        )
+        nonces.next = state.nonce
