@@ -1,0 +1,253 @@
+"""From reserved to broadcast: claim what waits on a wallet, sign it, store it, and only then send it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.protocol import Chain, ChainName, Payout, Rejection, SignedTransaction
+from core import events
+from core.clock import now
+from core.database import Database
+from core.errors import CofferError
+from core.events import Event
+from core.logs import get_logger
+from core.money import USDC
+from ledger import names
+from ledger.accounts import AccountSpec, open_accounts
+from ledger.entries import FundAccounts, debit, release
+from ledger.models import AccountType
+from ledger.posting import post
+from treasury.payments import Chains
+
+log = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Wallet:
+    org_id: UUID
+    chain: Chain
+    address: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    id: str
+    amount: int
+    recipient: str
+    fund: FundAccounts
+
+
+_HAS_WAITING = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM payment_intent JOIN wallet USING (org_id)
+        WHERE wallet.id = :wallet_id AND payment_intent.wallet_id = wallet.id
+          AND payment_intent.status = 'RESERVED')
+    """
+)
+_LOCK_WALLET = text(
+    "SELECT org_id, chain, address FROM wallet WHERE id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED"
+)
+_CLAIM = text(
+    """
+    SELECT intent.id, intent.amount, intent.recipient, fund.available_account_id, fund.reserved_account_id
+    FROM payment_intent AS intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
+    WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.wallet_id = :wallet_id
+      AND intent.status = 'RESERVED'
+    ORDER BY intent.id LIMIT :most
+    FOR NO KEY UPDATE OF intent SKIP LOCKED
+    """
+)
+_BROADCAST = text(
+    """
+    UPDATE payment_intent AS intent
+    SET status = 'BROADCAST', broadcast_at = :at, debit_hold = given.hold,
+        transaction_id = given.transaction_id, transaction_hash = given.hash
+    FROM unnest(CAST(:ids AS text[]), CAST(:holds AS uuid[]), CAST(:transactions AS text[]),
+                CAST(:hashes AS text[])) AS given (id, hold, transaction_id, hash)
+    WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.id = given.id
+    """
+)
+_FAIL = text(
+    """
+    UPDATE payment_intent AS intent
+    SET status = 'FAILED', failure_code = given.code, failure_message = given.message
+    FROM unnest(CAST(:ids AS text[]), CAST(:codes AS text[]), CAST(:messages AS text[]))
+        AS given (id, code, message)
+    WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.id = given.id
+    """
+)
+
+
+async def run(database: Database, chains: Chains, wallet_id: str, most: int) -> None:
+    """Send everything that waits on a wallet, `most` intents a transaction, one dispatcher at a time.
+
+    Whoever finds the wallet taken leaves: an intent that was committed while another held the wallet is
+    seen by that other's next look, which comes after its lock is gone.
+    """
+    while await _has_waiting(database, wallet_id):
+        sent = await _sign_and_store(database, chains, wallet_id, most)
+        if sent is None:
+            return
+        chain, transactions = sent
+        async with database.everything() as session:
+            await chain.broadcast(session, transactions)
+            await session.commit()
+
+
+async def _has_waiting(database: Database, wallet_id: str) -> bool:
+    async with database.everything() as session:
+        return bool(await session.scalar(_HAS_WAITING, {"wallet_id": wallet_id}))
+
+
+async def _sign_and_store(
+    database: Database, chains: Chains, wallet_id: str, most: int
+) -> tuple[Chain, list[str]] | None:
+    """One transaction: claim, sign, write the log, hold the debits. None when nothing could be moved."""
+    async with database.everything() as session:
+        wallet = await _lock_wallet(session, chains, wallet_id)
+        if wallet is None:
+            return None
+        waiting = await _claim(session, wallet.org_id, wallet_id, most)
+        payouts = [Payout(intent.id, intent.recipient, intent.amount) for intent in waiting.values()]
+        built = await wallet.chain.build(session, wallet.org_id, wallet.address, payouts)
+        if not built.transactions and not built.rejected:
+            await session.commit()
+            return None
+        signed = [id for one in built.transactions for id in (payout.reference for payout in one.payouts)]
+        handled = signed + [rejection.reference for rejection in built.rejected]
+        assert len(set(handled)) == len(handled), "a payment is in one transaction, or rejected"
+        await _hold(session, wallet.org_id, wallet_id, waiting, built.transactions)
+        await _fail(session, wallet.org_id, wallet_id, waiting, built.rejected)
+        await session.commit()
+        log.info(
+            "dispatched",
+            walletId=wallet_id,
+            transactions=len(built.transactions),
+            payments=len(signed),
+            rejected=len(built.rejected),
+        )
+        return wallet.chain, [one.id for one in built.transactions]
+
+
+async def _lock_wallet(session: AsyncSession, chains: Chains, wallet_id: str) -> _Wallet | None:
+    row = (await session.execute(_LOCK_WALLET, {"wallet_id": wallet_id})).one_or_none()
+    if row is None or ChainName(row.chain) not in chains:
+        return None
+    return _Wallet(row.org_id, chains[ChainName(row.chain)], row.address)
+
+
+async def _claim(session: AsyncSession, org_id: UUID, wallet_id: str, most: int) -> dict[str, _Waiting]:
+    rows = await session.execute(_CLAIM, {"org_id": org_id, "wallet_id": wallet_id, "most": most})
+    return {
+        row.id: _Waiting(
+            row.id,
+            int(row.amount),
+            row.recipient,
+            FundAccounts(row.available_account_id, row.reserved_account_id),
+        )
+        for row in rows
+    }
+
+
+async def _hold(
+    session: AsyncSession,
+    org_id: UUID,
+    wallet_id: str,
+    waiting: dict[str, _Waiting],
+    transactions: Sequence[SignedTransaction],
+) -> None:
+    """The debit of every payment that is signed: held until the chain has decided."""
+    signed = [(waiting[payout.reference], one) for one in transactions for payout in one.payouts]
+    if not signed:
+        return
+    beneficiaries = await open_beneficiaries(session, org_id, {intent.recipient for intent, _ in signed})
+    commands = [
+        [debit(intent.fund, beneficiaries[intent.recipient], intent.amount, intent.id)]
+        for intent, _ in signed
+    ]
+    holds = []
+    for outcome in await post(session, org_id, commands):
+        if isinstance(outcome, CofferError):
+            raise AssertionError("what was reserved can be held") from outcome
+        holds.append(outcome.transfers[0])
+    await session.execute(
+        _BROADCAST,
+        {
+            "org_id": org_id,
+            "at": now(),
+            "ids": [intent.id for intent, _ in signed],
+            "holds": holds,
+            "transactions": [one.id for _, one in signed],
+            "hashes": [one.hash for _, one in signed],
+        },
+    )
+    await events.emit(
+        session,
+        org_id,
+        [
+            Event("payment_intent.broadcast", intent.id, wallet_id, {"transactionHash": one.hash})
+            for intent, one in signed
+        ],
+    )
+
+
+async def _fail(
+    session: AsyncSession,
+    org_id: UUID,
+    wallet_id: str,
+    waiting: dict[str, _Waiting],
+    rejected: Sequence[Rejection],
+) -> None:
+    """A payment that was refused before anything was signed gives back its reserve."""
+    if not rejected:
+        return
+    releases = []
+    for rejection in rejected:
+        intent = waiting[rejection.reference]
+        releases.append([release(intent.fund, intent.amount, intent.id)])
+    for outcome in await post(session, org_id, releases):
+        if isinstance(outcome, CofferError):
+            raise AssertionError("what was reserved can be released") from outcome
+    await mark_failed(session, org_id, wallet_id, rejected)
+
+
+async def mark_failed(
+    session: AsyncSession, org_id: UUID, wallet_id: str, failures: Sequence[Rejection]
+) -> None:
+    """Set payments whose money is back to FAILED, with the reason."""
+    given: dict[str, Any] = {
+        "ids": [failure.reference for failure in failures],
+        "codes": [failure.code for failure in failures],
+        "messages": [failure.message for failure in failures],
+    }
+    await session.execute(_FAIL, {"org_id": org_id, **given})
+    await events.emit(
+        session,
+        org_id,
+        [
+            Event(
+                "payment_intent.failed",
+                failure.reference,
+                wallet_id,
+                {"code": failure.code, "message": failure.message},
+            )
+            for failure in failures
+        ],
+    )
+
+
+async def open_beneficiaries(session: AsyncSession, org_id: UUID, recipients: set[str]) -> dict[str, int]:
+    """The account of each recipient outside, by address. Its balance is what was paid to it."""
+    specs = [
+        AccountSpec(names.external(recipient), USDC.code, AccountType.EXPENSE, overdraft=True)
+        for recipient in sorted(recipients)
+    ]
+    accounts = await open_accounts(session, org_id, specs)
+    return {recipient: accounts[names.external(recipient), USDC.code] for recipient in recipients}

@@ -1,0 +1,290 @@
+"""From broadcast to final: book what the chains report.
+
+A confirmed payment posts its held debit and the fee that the chain charged. A payment that failed on the
+chain gives its money back only once that is final. A reorganisation takes nothing out of the books: when the
+transaction is mined again, the difference is booked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import groupby
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.protocol import Chain, PayoutResult, Progress, Rejection, TransactionStatus
+from core import events
+from core.clock import now
+from core.database import Database
+from core.errors import CofferError
+from core.events import Event
+from core.logs import get_logger
+from core.money import Currency, to_decimal
+from ledger import entries, names
+from ledger.accounts import AccountSpec, open_accounts
+from ledger.entries import FundAccounts
+from ledger.errors import AlreadyResolved
+from ledger.models import AccountType
+from ledger.posting import Command, PostHold, VoidHold, post
+from treasury.dispatch import mark_failed, open_beneficiaries
+
+log = get_logger(__name__)
+
+TRANSFER_REVERTED = "TransferReverted"
+
+_FOLLOWING = text("SELECT pg_try_advisory_xact_lock(hashtextextended('coffer.follow.' || :chain, 0))")
+
+
+async def follow(database: Database, chain: Chain) -> None:
+    """Read what is new on a chain and book it, in one transaction; nothing, if another is at it."""
+    async with database.everything() as session:
+        if not await session.scalar(_FOLLOWING, {"chain": chain.name.value}):
+            return
+        progress = await chain.follow(session)
+        await settle(session, chain.native, progress)
+        await session.commit()
+
+
+async def settle(session: AsyncSession, native: Currency, progress: Iterable[Progress]) -> None:
+    """Book each step that transactions of one chain took, in order."""
+    for (org_id, address, status), steps in groupby(progress, key=lambda p: (p.org_id, p.address, p.status)):
+        book = await _Book.open(session, org_id, address, native, list(steps))
+        if status is TransactionStatus.CONFIRMED:
+            await book.confirm()
+        elif status is TransactionStatus.FINALIZED:
+            await book.finalize()
+        elif status is TransactionStatus.BROADCAST:
+            await book.put_back()
+        log.info(
+            "settled",
+            orgId=str(org_id),
+            walletId=book.wallet_id,
+            status=status.value,
+            transactions=len(book.steps),
+            payments=len(book.intents),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class _Intent:
+    id: str
+    status: str
+    amount: int
+    recipient: str
+    fund: FundAccounts
+    hold: UUID
+    fee: int | None
+
+
+_WALLET = text(
+    "SELECT id, chain, gas_account_id FROM wallet WHERE org_id = CAST(:org_id AS uuid) AND address = :address"
+)
+_INTENTS = text(
+    """
+    SELECT intent.id, intent.status, intent.amount, intent.recipient, intent.debit_hold, intent.fee,
+           fund.available_account_id, fund.reserved_account_id
+    FROM payment_intent AS intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
+    WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.id = ANY(CAST(:ids AS text[]))
+    ORDER BY intent.id
+    FOR NO KEY UPDATE OF intent
+    """
+)
+_CONFIRM = text(
+    """
+    UPDATE payment_intent AS intent
+    SET status = CASE WHEN given.paid THEN 'CONFIRMED' ELSE intent.status END,
+        confirmed_at = CASE WHEN given.paid THEN :at END, fee = CAST(given.fee AS numeric),
+        transaction_hash = given.hash
+    FROM unnest(CAST(:ids AS text[]), CAST(:paid AS boolean[]), CAST(:fees AS text[]),
+                CAST(:hashes AS text[])) AS given (id, paid, fee, hash)
+    WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.id = given.id
+    """
+)
+_FINALIZE = text(
+    """
+    UPDATE payment_intent SET status = 'FINALIZED', finalized_at = :at
+    WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
+    """
+)
+_PUT_BACK = text(
+    """
+    UPDATE payment_intent SET status = 'BROADCAST', confirmed_at = NULL
+    WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
+    """
+)
+
+
+@dataclass(slots=True)
+class _Book:
+    """Steps of one wallet's transactions, the payment intents inside them, and the accounts of both."""
+
+    session: AsyncSession
+    org_id: UUID
+    wallet_id: str
+    gas: int
+    native: Currency
+    steps: Sequence[Progress]
+    intents: dict[str, _Intent]
+    at: datetime
+
+    @classmethod
+    async def open(
+        cls, session: AsyncSession, org_id: UUID, address: str, native: Currency, steps: Sequence[Progress]
+    ) -> _Book:
+        wallet = (await session.execute(_WALLET, {"org_id": org_id, "address": address})).one()
+        ids = [result.reference for step in steps for result in step.results]
+        rows = await session.execute(_INTENTS, {"org_id": org_id, "ids": ids})
+        intents = {
+            row.id: _Intent(
+                row.id,
+                row.status,
+                int(row.amount),
+                row.recipient,
+                FundAccounts(row.available_account_id, row.reserved_account_id),
+                row.debit_hold,
+                None if row.fee is None else int(row.fee),
+            )
+            for row in rows
+        }
+        assert len(intents) == len(ids), "every payout is of a payment intent"
+        return cls(session, org_id, wallet.id, wallet.gas_account_id, native, steps, intents, now())
+
+    async def confirm(self) -> None:
+        """Post the debits of what was paid, and what the chain charged for everything."""
+        expenses = await self._expenses()
+        posts: list[Command] = []
+        costs: list[Command] = []
+        marks: list[tuple[_Intent, PayoutResult, int, str]] = []
+        for step in self.steps:
+            for result, fee in zip(step.results, _shares(step.fee, len(step.results)), strict=True):
+                intent = self.intents[result.reference]
+                marks.append((intent, result, fee, step.hash))
+                if result.paid:
+                    posts.append([PostHold(intent.hold)])
+                costs += self._fee(expenses["network-fees"], fee - (intent.fee or 0), intent.id)
+            if not step.results:
+                costs += self._fee(expenses["network-fees"], step.fee, step.transaction_id)
+            if step.rent:
+                rent = expenses["account-rent"]
+                costs.append([entries.rent(self.gas, rent, step.rent, step.transaction_id)])
+        # A debit that was posted before a reorganisation stays posted when its payment is mined again.
+        await self._post(posts, tolerate=AlreadyResolved)
+        await self._post(costs)
+        await self.session.execute(
+            _CONFIRM,
+            {
+                "org_id": self.org_id,
+                "at": self.at,
+                "ids": [intent.id for intent, _, _, _ in marks],
+                "paid": [result.paid for _, result, _, _ in marks],
+                "fees": [str(fee) for _, _, fee, _ in marks],
+                "hashes": [hash for _, _, _, hash in marks],
+            },
+        )
+        await self._emit(
+            "confirmed",
+            [
+                (intent.id, {"transactionHash": hash, "fee": to_decimal(fee, self.native)})
+                for intent, result, fee, hash in marks
+                if result.paid
+            ],
+        )
+
+    async def finalize(self) -> None:
+        """What was paid is FINALIZED; what was not gets its money back and is FAILED."""
+        results = [result for step in self.steps for result in step.results]
+        paid = [result.reference for result in results if result.paid]
+        if paid:
+            await self.session.execute(_FINALIZE, {"org_id": self.org_id, "at": self.at, "ids": paid})
+            await self._emit("finalized", [(id, {}) for id in paid])
+        failed = [result for result in results if not result.paid]
+        if failed:
+            await self._give_back([self.intents[result.reference] for result in failed])
+            reasons = [
+                Rejection(result.reference, TRANSFER_REVERTED, result.error or "the chain reverted it")
+                for result in failed
+            ]
+            await mark_failed(self.session, self.org_id, self.wallet_id, reasons)
+
+    async def put_back(self) -> None:
+        """A reorganisation took these transactions out of the chain: their payments are on the way again."""
+        ids = await self.session.scalars(
+            _OF_TRANSACTIONS, {"org_id": self.org_id, "ids": [step.transaction_id for step in self.steps]}
+        )
+        dropped = list(ids)
+        await self.session.execute(_PUT_BACK, {"org_id": self.org_id, "ids": dropped})
+        await self._emit("broadcast", [(id, {"reorganised": True}) for id in dropped])
+
+    async def _give_back(self, failed: Sequence[_Intent]) -> None:
+        """Void the hold and release the reserve; where a reorganisation had the debit posted, reverse it."""
+        commands: list[Command] = [
+            [VoidHold(intent.hold), entries.release(intent.fund, intent.amount, intent.id)]
+            for intent in failed
+        ]
+        posted = [
+            intent
+            for intent, outcome in zip(failed, await self._post(commands, AlreadyResolved), strict=True)
+            if isinstance(outcome, AlreadyResolved)
+        ]
+        beneficiaries = await open_beneficiaries(
+            self.session, self.org_id, {intent.recipient for intent in posted}
+        )
+        await self._post(
+            [
+                [entries.returned(intent.fund, beneficiaries[intent.recipient], intent.amount, intent.id)]
+                for intent in posted
+            ]
+        )
+
+    async def _expenses(self) -> dict[str, int]:
+        purposes = ("network-fees", "account-rent")
+        specs = [
+            AccountSpec(names.platform(purpose), self.native.code, AccountType.EXPENSE, overdraft=True)
+            for purpose in purposes
+        ]
+        accounts = await open_accounts(self.session, self.org_id, specs)
+        return {purpose: accounts[names.platform(purpose), self.native.code] for purpose in purposes}
+
+    def _fee(self, network_fees: int, amount: int, cause: str) -> list[Command]:
+        """The fee, or after a reorganisation the difference to the one that was booked, which may be less."""
+        if amount > 0:
+            return [[entries.fee(self.gas, network_fees, amount, cause)]]
+        if amount < 0:
+            return [[entries.fee(network_fees, self.gas, -amount, cause)]]
+        return []
+
+    async def _post(
+        self, commands: Sequence[Command], tolerate: type[CofferError] | tuple[()] = ()
+    ) -> list[object]:
+        outcomes: list[object] = list(await post(self.session, self.org_id, commands)) if commands else []
+        for outcome in outcomes:
+            if isinstance(outcome, CofferError) and not isinstance(outcome, tolerate):
+                raise AssertionError("what the chain did can be booked") from outcome
+        return outcomes
+
+    async def _emit(self, step: str, payments: Sequence[tuple[str, dict[str, object]]]) -> None:
+        kind = f"payment_intent.{step}"
+        await events.emit(
+            self.session,
+            self.org_id,
+            [Event(kind, id, self.wallet_id, payload) for id, payload in payments],
+        )
+
+
+_OF_TRANSACTIONS = text(
+    """
+    SELECT id FROM payment_intent
+    WHERE org_id = CAST(:org_id AS uuid) AND transaction_id = ANY(CAST(:ids AS text[]))
+      AND status = 'CONFIRMED'
+    ORDER BY id FOR NO KEY UPDATE
+    """
+)
+
+
+def _shares(whole: int, parts: int) -> list[int]:
+    """`whole` in `parts` that differ by one unit at the most and sum to it."""
+    return [whole * (i + 1) // parts - whole * i // parts for i in range(parts)]
