@@ -481,10 +481,11 @@ async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined
         )
 
 
-# Locked in id order before the UPDATE, which would lock in whatever order it finds them.
+# NOT IN is implied by the statuses, and lets the index of what is open be used. Locked in id order before the UPDATE, which would lock in whatever order it finds them.
 _CHOSEN: Final = """
     SELECT id FROM chain_transaction
-    WHERE chain = :chain AND status = ANY(CAST(:statuses AS text[])) AND block_number IS NOT NULL AND {which}
+    WHERE chain = :chain AND status NOT IN ('FINALIZED', 'EXPIRED')
+        AND status = ANY(CAST(:statuses AS text[])) AND block_number IS NOT NULL AND {which}
     ORDER BY id FOR NO KEY UPDATE
 """
 

@@ -1,0 +1,275 @@
+"""Payouts on a real node: what is paid, what is refused, and what a crash or a reorganisation leaves."""
+
+from __future__ import annotations
+
+import pytest
+from eth_account import Account
+from sqlalchemy import text
+
+from chains.ethereum import Ethereum
+from chains.ethereum.building import InsufficientGas
+from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
+from chains.signers.keystore import Secp256k1Signer
+from sandbox import anvil
+from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, payouts, recipient, settings_for
+
+CONFIRMED, FINALIZED, BROADCAST = (
+    TransactionStatus.CONFIRMED,
+    TransactionStatus.FINALIZED,
+    TransactionStatus.BROADCAST,
+)
+
+
+async def test_a_plain_transfer_is_paid_confirmed_and_final_once_each(wallet: Wallet) -> None:
+    (payout,) = payouts(1, 25 * USDC)
+    built = await wallet.pay([payout])
+    assert await wallet.statuses() == [(0, "BROADCAST")]
+    await wallet.mine()
+    (confirmed,) = await wallet.follow()
+    assert await wallet.follow() == []
+    await wallet.mine(2)
+    (final,) = await wallet.follow()
+    assert await wallet.follow() == []
+
+    assert built.transactions[0].kind is TransactionKind.TRANSFER
+    assert (confirmed.status, final.status) == (CONFIRMED, FINALIZED)
+    assert [(r.reference, r.paid) for r in confirmed.results] == [(payout.reference, True)]
+    assert confirmed.hash == final.hash == built.transactions[0].hash
+    assert await wallet.usdc(wallet.address, payout.to) == [975 * USDC, 25 * USDC]
+    assert await wallet.chain.native_balance(wallet.address) == ETHER - confirmed.fee
+
+
+async def test_a_delegated_wallet_pays_many_in_one_transaction(wallet: Wallet) -> None:
+    await wallet.delegate()
+    assert await wallet.prepare() == []
+    batch = payouts(30, 2 * USDC)
+    built = await wallet.pay(batch)
+    await wallet.mine()
+    (confirmed,) = await wallet.confirmed()
+
+    (transaction,) = built.transactions
+    # the delegation's authorization took a nonce of its own
+    assert (transaction.kind, transaction.nonce) == (TransactionKind.BATCH, 2)
+    assert [(r.reference, r.paid) for r in confirmed.results] == [(p.reference, True) for p in batch]
+    assert await wallet.usdc(*(p.to for p in batch)) == [2 * USDC] * 30
+    assert await wallet.usdc(wallet.address) == [940 * USDC]
+
+
+async def test_a_recipient_blacklisted_after_the_simulation_fails_alone(wallet: Wallet) -> None:
+    await wallet.delegate()
+    batch = payouts(12, USDC)
+    built = await wallet.store(batch)
+    await wallet.contracts.blacklist(batch[7].to)
+    await wallet.send([one.id for one in built.transactions])
+    await wallet.mine()
+    (confirmed,) = await wallet.confirmed()
+
+    failed = [result for result in confirmed.results if not result.paid]
+    assert [(r.reference, r.error) for r in failed] == [("pi_7", "Blacklistable: account is blacklisted")]
+    assert await wallet.usdc(*(p.to for p in batch)) == [USDC] * 7 + [0] + [USDC] * 4
+    assert await wallet.usdc(wallet.address) == [989 * USDC]
+    assert await wallet.rows("SELECT position FROM chain_payout WHERE NOT paid") == [(7,)]
+
+
+@pytest.mark.parametrize("delegated", [False, True])
+async def test_a_payout_that_would_fail_is_rejected_before_anything_is_signed_for_it(
+    wallet: Wallet, delegated: bool
+) -> None:
+    if delegated:
+        await wallet.delegate()
+    wanted = payouts(5)
+    await wallet.contracts.blacklist(wanted[2].to)
+    built = await wallet.store(wanted)
+
+    (rejected,) = built.rejected
+    assert (rejected.reference, rejected.code) == ("pi_2", "TransferReverted")
+    assert rejected.message == "Blacklistable: account is blacklisted"
+    signed = [payout.reference for one in built.transactions for payout in one.payouts]
+    assert signed == ["pi_0", "pi_1", "pi_3", "pi_4"]
+    assert len(built.transactions) == (1 if delegated else 4)
+
+
+async def test_only_a_payout_that_the_balance_can_never_cover_is_rejected_as_short(
+    wallet: Wallet,
+) -> None:
+    first, second, third = payouts(3, 600 * USDC)
+    built = await wallet.pay([first, Payout("pi_huge", third.to, 1_001 * USDC), second])
+    again = await wallet.store([second])
+
+    assert [r.code for r in built.rejected] == ["InsufficientTokenBalance"]
+    assert [p.reference for one in built.transactions for p in one.payouts] == [first.reference]
+    # what is in flight is spoken for, though the node still counts it
+    assert (again.transactions, again.rejected) == ([], [])
+
+
+async def test_nonces_go_on_without_a_gap_over_rollbacks_and_reverted_transfers(
+    wallet: Wallet,
+) -> None:
+    await wallet.pay(payouts(2))
+    async with wallet.database.everything() as session:
+        await wallet.chain.build(session, wallet.org_id, wallet.address, payouts(3))
+        await session.rollback()
+    doomed, sound = payouts(2)
+    built = await wallet.store([doomed, sound])
+    await wallet.contracts.blacklist(doomed.to)
+    await wallet.send([one.id for one in built.transactions])
+    await wallet.mine()
+    progress = {result.reference: result.paid for one in await wallet.follow() for result in one.results}
+    await wallet.pay(payouts(1))
+
+    assert [nonce for nonce, _ in await wallet.statuses()] == [0, 1, 2, 3, 4]
+    assert progress == {"pi_0": False, "pi_1": True}
+    assert await wallet.usdc(doomed.to, sound.to) == [0, USDC]
+
+
+async def test_no_more_transactions_are_in_flight_than_allowed(wallet: Wallet) -> None:
+    built = await wallet.pay(payouts(20))
+    more = await wallet.store(payouts(1))
+    await wallet.mine()
+    await wallet.follow()
+    after = await wallet.store(payouts(1))
+    assert (len(built.transactions), len(more.transactions), len(after.transactions)) == (16, 0, 1)
+
+
+async def test_a_crash_between_storing_and_sending_pays_exactly_once(wallet: Wallet) -> None:
+    (payout,) = payouts(1, 10 * USDC)
+    await wallet.store([payout])
+    assert await wallet.rpc("eth_getTransactionCount", wallet.address, "pending") == "0x0"
+    await wallet.rebroadcast()
+    await wallet.rebroadcast()
+    await wallet.mine()
+    await wallet.follow()
+    await wallet.mine(5)
+    await wallet.rebroadcast()
+    await wallet.mine()
+    assert await wallet.usdc(wallet.address, payout.to) == [990 * USDC, 10 * USDC]
+
+
+async def test_sending_twice_is_harmless(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    built = await wallet.pay([payout])
+    await wallet.send([built.transactions[0].id])
+    await wallet.mine()
+    await wallet.send([built.transactions[0].id])
+    assert await wallet.rows("SELECT error FROM chain_attempt WHERE sent_at IS NOT NULL") == [
+        ("nonce too low (-32003)",)
+    ]
+    (confirmed,) = await wallet.follow()
+    assert confirmed.status is CONFIRMED
+    assert await wallet.usdc(wallet.address, payout.to) == [999 * USDC, USDC]
+
+
+async def test_a_reorganisation_puts_back_and_the_same_bytes_are_mined_again(wallet: Wallet) -> None:
+    (payout,) = payouts(1, 3 * USDC)
+    built = await wallet.pay([payout])
+    await wallet.mine()
+    (confirmed,) = await wallet.follow()
+    await wallet.rpc("anvil_reorg", 1, [])
+    (dropped,) = await wallet.follow()
+    assert await wallet.statuses() == [(0, "BROADCAST")]
+    assert await wallet.rows("SELECT paid FROM chain_payout") == [(None,)]
+    assert await wallet.usdc(payout.to) == [0]
+    await wallet.mine(3)
+    await wallet.rebroadcast()
+    await wallet.mine()
+    (again,) = await wallet.follow()
+    await wallet.mine(2)
+    (final,) = await wallet.follow()
+
+    assert [confirmed.status, dropped.status, again.status, final.status] == [
+        CONFIRMED, BROADCAST, CONFIRMED, FINALIZED,
+    ]  # fmt: skip
+    assert (dropped.results, dropped.fee) == ((), 0)
+    assert again.hash == built.transactions[0].hash
+    assert await wallet.usdc(wallet.address, payout.to) == [997 * USDC, 3 * USDC]
+
+
+async def test_a_step_that_is_rolled_back_is_taken_again(wallet: Wallet) -> None:
+    await wallet.pay(payouts(1))
+    await wallet.mine()
+    async with wallet.database.everything() as session:
+        lost = await wallet.chain.follow(session)
+        await session.rollback()
+    again = await wallet.follow()
+    assert lost == again
+    assert await wallet.follow() == []
+
+
+async def test_a_transaction_that_a_follower_starting_late_would_miss_is_found(wallet: Wallet) -> None:
+    await wallet.pay(payouts(1))
+    await wallet.mine(3)
+    async with wallet.database.everything() as session:
+        await session.execute(text("DELETE FROM chain_block"))
+        await session.commit()
+    assert [one.status for one in await wallet.follow()] == [CONFIRMED, FINALIZED]
+
+
+async def test_a_nonce_that_somebody_else_used_is_shouted_about_and_never_paid_again(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    await wallet.store([payout])
+    foreign = Account.sign_transaction(
+        {"chainId": 31337, "nonce": 0, "to": recipient(), "value": 1, "gas": 21000,
+         "maxFeePerGas": 10**11, "maxPriorityFeePerGas": 10**9},
+        wallet.key.secret,
+    )  # fmt: skip
+    await wallet.rpc("eth_sendRawTransaction", foreign.raw_transaction.to_0x_hex())
+    await wallet.mine(4)
+    await wallet.rebroadcast()
+    await wallet.follow()
+    ((error,),) = await wallet.rows("SELECT error FROM chain_attempt")
+    assert error.startswith("NonceConsumed")
+    assert await wallet.statuses() == [(0, "SIGNED")]
+    built = await wallet.pay(payouts(1))
+    await wallet.mine()
+    assert built.transactions[0].nonce == 1
+    assert await wallet.usdc(payout.to) == [0]
+
+
+async def test_a_wallet_without_ether_signs_nothing_and_uses_no_nonce(wallet: Wallet) -> None:
+    await anvil.set_balance(wallet.contracts.rpc_url, wallet.address, 1000)
+    assert await wallet.prepare() == []
+    with pytest.raises(InsufficientGas):
+        await wallet.store(payouts(1))
+    await anvil.set_balance(wallet.contracts.rpc_url, wallet.address, ETHER)
+    built = await wallet.store(payouts(1))
+    assert built.transactions[0].nonce == 0
+
+
+async def test_a_node_that_is_down_is_unavailable_and_nothing_is_lost(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    built = await wallet.store([payout])
+    down = Ethereum(
+        settings_for(wallet.contracts, rpc_url="http://127.0.0.1:1"),
+        OneKey(Secp256k1Signer(wallet.key.secret)),
+    )
+    async with wallet.database.everything() as session:
+        for call in (
+            down.head(),
+            down.token_balance(wallet.address),
+            down.follow(session),
+            down.build(session, wallet.org_id, wallet.address, payouts(1)),
+            down.rebroadcast(session),
+        ):
+            with pytest.raises(ChainUnavailable):
+                await call
+        await session.rollback()
+        await down.broadcast(session, [built.transactions[0].id])
+        await session.commit()
+    await down.close()
+    assert await wallet.statuses() == [(0, "SIGNED")]
+    await wallet.rebroadcast()
+    await wallet.mine()
+    await wallet.follow()
+    assert await wallet.usdc(payout.to) == [USDC]
+
+
+async def test_a_batch_that_ran_without_the_contract_has_paid_nobody(wallet: Wallet) -> None:
+    await wallet.delegate()
+    batch = payouts(3)
+    built = await wallet.store(batch)
+    await wallet.rpc("anvil_setCode", wallet.address, "0x")
+    await wallet.send([one.id for one in built.transactions])
+    await wallet.mine()
+    (confirmed,) = await wallet.confirmed()
+    assert [result.paid for result in confirmed.results] == [False] * 3
+    assert await wallet.usdc(wallet.address, *(p.to for p in batch)) == [1_000 * USDC, 0, 0, 0]

@@ -1,0 +1,103 @@
+"""What we encode and sign is byte for byte what eth-account makes of the same fields."""
+
+from __future__ import annotations
+
+import secrets
+
+import pytest
+from eth_account import Account
+
+from chains.ethereum import calldata
+from chains.ethereum.fees import Fees, FeesTooHigh, offer
+from chains.ethereum.transactions import Call, SignatureError, sign_call, sign_delegation
+from chains.protocol import ChainUnavailable, Payout
+from chains.signers import Curve
+from chains.signers.keystore import Secp256k1Signer
+from core.settings import EthereumSettings
+
+FEES = Fees(max_fee=3_000_000_000, tip=1_000_000_000)
+TO = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+SETTINGS = EthereumSettings(rpc_url="http://node", chain_id=1, usdc=TO, priority_fee_wei=7, max_fee_wei=1_000)
+
+
+@pytest.mark.parametrize("nonce", [0, 1, 127, 128, 2**40])
+async def test_a_transfer_is_encoded_as_eth_account_does(nonce: int) -> None:
+    secret = secrets.token_bytes(32)
+    data = calldata.transfer(TO, 5_000_000)
+    ours = await sign_call(Secp256k1Signer(secret), 1, FEES, Call(nonce, TO, data, 100_000))
+    theirs = Account.sign_transaction(
+        {
+            "chainId": 1,
+            "nonce": nonce,
+            "to": TO,
+            "value": 0,
+            "data": data,
+            "gas": 100_000,
+            "maxFeePerGas": FEES.max_fee,
+            "maxPriorityFeePerGas": FEES.tip,
+        },
+        secret,
+    )
+    assert (ours.raw, ours.hash) == (bytes(theirs.raw_transaction), theirs.hash.to_0x_hex())
+
+
+async def test_a_delegation_is_encoded_as_eth_account_does() -> None:
+    secret = secrets.token_bytes(32)
+    signer = Secp256k1Signer(secret)
+    ours = await sign_delegation(signer, 1, FEES, 4, TO, 100_000)
+    authorization = Account.sign_authorization({"chainId": 1, "address": TO, "nonce": 5}, secret)
+    theirs = Account.sign_transaction(
+        {
+            "chainId": 1,
+            "nonce": 4,
+            "to": signer.address,
+            "value": 0,
+            "data": b"",
+            "gas": 100_000,
+            "maxFeePerGas": FEES.max_fee,
+            "maxPriorityFeePerGas": FEES.tip,
+            "authorizationList": [authorization],
+        },
+        secret,
+    )
+    assert (ours.raw, ours.hash) == (bytes(theirs.raw_transaction), theirs.hash.to_0x_hex())
+
+
+class Impostor:
+    """A signer whose key is not that of its address."""
+
+    curve = Curve.SECP256K1
+
+    def __init__(self) -> None:
+        self.address = Secp256k1Signer(secrets.token_bytes(32)).address
+        self._other = Secp256k1Signer(secrets.token_bytes(32))
+
+    async def sign(self, payload: bytes) -> bytes:
+        return await self._other.sign(payload)
+
+
+async def test_a_signature_by_another_key_is_refused() -> None:
+    with pytest.raises(SignatureError):
+        await sign_call(Impostor(), 1, FEES, Call(0, TO, b"", 21_000))
+
+
+def test_a_payment_of_a_batch_is_twenty_bytes_of_recipient_and_twelve_of_amount() -> None:
+    data = calldata.pay(bytes(32), TO, [Payout("pi", TO, 258)])
+    assert data[-32:] == bytes.fromhex(TO[2:]) + (258).to_bytes(12)
+
+
+def test_failed_payments_are_read_from_the_bits_of_the_answer() -> None:
+    answer = "0x" + (32).to_bytes(32).hex() + (2).to_bytes(32).hex() + "0201".ljust(64, "0")
+    assert calldata.failed_payments(answer, 9) == [1, 8]
+    with pytest.raises(ChainUnavailable):
+        calldata.failed_payments(answer, 17)
+
+
+def test_the_fee_is_twice_the_base_fee_and_the_tip_and_capped() -> None:
+    assert offer({"baseFeePerGas": ["0x1", "0x64"], "reward": [["0x0"]]}, SETTINGS) == Fees(207, 7)
+    assert offer({"baseFeePerGas": ["0x64"], "reward": [["0x9"], ["0x1"], ["0xa"]]}, SETTINGS) == Fees(209, 9)
+    assert offer({"baseFeePerGas": ["0x258"], "reward": []}, SETTINGS) == Fees(1_000, 7)
+    with pytest.raises(FeesTooHigh):
+        offer({"baseFeePerGas": ["0x3e8"]}, SETTINGS)
+    with pytest.raises(ChainUnavailable):
+        offer({}, SETTINGS)
