@@ -58,3 +58,8 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def listen_url(url: str) -> str:
+    """The same address for asyncpg itself, for what a pool cannot do: to listen, or to hold a lock."""
+    return url.replace("postgresql+asyncpg://", "postgresql://", 1)

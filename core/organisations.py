@@ -7,16 +7,38 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+from collections.abc import Sequence
 from datetime import datetime
+from enum import StrEnum
 from uuid import UUID
 
 from sqlalchemy import Column, Index, LargeBinary, Text
 from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
+from uuid_utils.compat import uuid7
 
+from core.clock import now
 from core.columns import instant, typeid
+from core.identifiers import new_id
+from core.secrets import FieldVault
 
 SCOPES = ("read:treasury", "write:treasury", "read:fees", "write:fees")
+
+
+class CredentialKind(StrEnum):
+    """An API key and an access token are bearers; a client exchanges its secret for access tokens."""
+
+    API_KEY = "api_key"
+    CLIENT = "client"
+    ACCESS_TOKEN = "access_token"  # noqa: S105
+
+
+_PREFIXES = {
+    CredentialKind.API_KEY: ("key", "ck"),
+    CredentialKind.CLIENT: ("client", "cc"),
+    CredentialKind.ACCESS_TOKEN: ("token", "ct"),
+}
 
 
 class Organisation(SQLModel, table=True):
@@ -27,7 +49,7 @@ class Organisation(SQLModel, table=True):
     id: UUID = Field(primary_key=True)
     name: str
     stream_secret: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
-    created_at: datetime = Field(sa_column=instant(default_now=True))
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
 
 
 class Credential(SQLModel, table=True):
@@ -41,7 +63,7 @@ class Credential(SQLModel, table=True):
     kind: str
     digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
     scopes: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
-    created_at: datetime = Field(sa_column=instant(default_now=True))
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
     expires_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
     revoked_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
 
@@ -54,3 +76,42 @@ def new_secret(prefix: str) -> str:
 def digest(secret: str) -> bytes:
     """What is stored of a secret."""
     return hashlib.sha256(secret.encode()).digest()
+
+
+async def create_organisation(
+    session: AsyncSession, vault: FieldVault, name: str
+) -> tuple[Organisation, str]:
+    """A new organisation and, in clear for this once, the secret that will sign its stream."""
+    stream_secret = new_secret("cs")
+    org_id = uuid7()
+    sealed = vault.seal(stream_secret.encode(), f"organisation:{org_id}")
+    organisation = Organisation(id=org_id, name=name, stream_secret=sealed)
+    session.add(organisation)
+    await session.flush()
+    return organisation, stream_secret
+
+
+async def issue(
+    session: AsyncSession,
+    org_id: UUID,
+    kind: CredentialKind,
+    scopes: Sequence[str],
+    expires_at: datetime | None = None,
+) -> tuple[Credential, str]:
+    """A new credential and, in clear for this once, its secret."""
+    unknown = set(scopes) - set(SCOPES)
+    if unknown:
+        raise ValueError(f"unknown scopes: {', '.join(sorted(unknown))}")
+    prefix, secret_prefix = _PREFIXES[kind]
+    secret = new_secret(secret_prefix)
+    credential = Credential(
+        id=new_id(prefix),
+        org_id=org_id,
+        kind=kind.value,
+        digest=digest(secret),
+        scopes=list(scopes),
+        expires_at=expires_at,
+    )
+    session.add(credential)
+    await session.flush()
+    return credential, secret

@@ -23,7 +23,7 @@ from ledger.accounts import AccountSpec, open_accounts
 from ledger.entries import FundAccounts, debit, release
 from ledger.models import AccountType
 from ledger.posting import post
-from treasury.payments import Chains
+from treasury.chains import Chains
 
 log = get_logger(__name__)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from chains.protocol import Chain, ChainName
+from chains.protocol import ChainName
 from core import events
 from core.clock import now
 from core.errors import CofferError
@@ -22,6 +22,7 @@ from core.json import encode
 from core.money import CURRENCIES, to_decimal
 from ledger.entries import FundAccounts, create_ledger_entry, release, reserve
 from ledger.posting import post
+from treasury.chains import Chains
 from treasury.errors import (
     BadCursor,
     ChainNotConfigured,
@@ -34,8 +35,6 @@ from treasury.errors import (
 from treasury.funds import Source, Sources, load_sources
 from treasury.models import Fund, IntentStatus, PaymentIntent
 from treasury.schemas import PaymentIntentCreate, PaymentIntentRead
-
-Chains = Mapping[ChainName, Chain]
 
 
 @dataclass(frozen=True, slots=True)

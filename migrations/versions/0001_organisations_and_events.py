@@ -41,7 +41,7 @@ def upgrade() -> None:
         )
         """
     )
-    isolate("organisation", column="id", app="SELECT", worker="SELECT")
+    isolate("organisation", column="id", app="SELECT", worker="SELECT, INSERT")
     op.execute(
         """
         CREATE TABLE credential (
@@ -57,7 +57,7 @@ def upgrade() -> None:
         """
     )
     op.execute("CREATE INDEX ix_credential_org ON credential (org_id)")
-    isolate("credential", app="SELECT, INSERT", worker="SELECT, DELETE")
+    isolate("credential", app="SELECT, INSERT", worker="SELECT, INSERT, UPDATE, DELETE")
     # Who presents a secret may see the one row that it opens, and learns from it whose it is.
     op.execute(
         f"""

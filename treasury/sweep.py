@@ -1,0 +1,50 @@
+"""Finding work by state: whatever message was lost, nothing is forgotten."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+from sqlalchemy import text
+from sqlmodel import col, select
+
+from chains.protocol import Chain
+from core.database import Database
+from treasury.models import Wallet
+
+IDEMPOTENCY_KEPT = timedelta(hours=48)
+
+_WALLETS = text("SELECT DISTINCT wallet_id FROM payment_intent WHERE status = 'RESERVED'")
+_FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
+_FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")
+
+
+async def wallets_with_waiting_intents(database: Database) -> list[str]:
+    """Ids of the wallets on which intents wait to be sent."""
+    async with database.everything() as session:
+        return list(await session.scalars(_WALLETS))
+
+
+async def tend_chain(database: Database, chain: Chain) -> None:
+    """Send again what was stored and is not seen on the chain, and ready its wallets for batches."""
+    async with database.everything() as session:
+        await chain.rebroadcast(session)
+        await session.commit()
+    async with database.everything() as session:
+        query = select(Wallet).where(col(Wallet.chain) == chain.name.value).order_by(col(Wallet.id))
+        wallets = [(wallet.org_id, wallet.address) for wallet in await session.scalars(query)]
+    for org_id, address in wallets:
+        async with database.everything() as session:
+            prepared = await chain.prepare(session, org_id, address)
+            await session.commit()
+        if prepared:
+            async with database.everything() as session:
+                await chain.broadcast(session, prepared)
+                await session.commit()
+
+
+async def forget_expired(database: Database) -> None:
+    """Delete idempotency keys and access tokens that are past their time."""
+    async with database.everything() as session:
+        await session.execute(_FORGET_KEYS, {"kept": IDEMPOTENCY_KEPT})
+        await session.execute(_FORGET_TOKENS)
+        await session.commit()

@@ -1,0 +1,33 @@
+"""The process `coffer worker`: Dramatiq with every queue, and its clean shutdown.
+
+SIGTERM lets each actor finish what it began; what it had not begun is found again by state.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Final
+
+from core.settings import Settings
+from workers import dispatch, follow, sweep
+from workers.broker import broker
+
+__all__ = ["broker", "dispatch", "follow", "sweep"]
+
+_SHUTDOWN_MS: Final = 30_000
+# How long an idle consumer sleeps: what a lone message waits at the most.
+_IDLE_MS: Final = 20
+
+
+def start(settings: Settings) -> None:
+    """Replace this process by Dramatiq's, with as many processes and threads as the settings say."""
+    arguments = [
+        *("--processes", str(settings.worker_processes)),
+        *("--threads", str(settings.worker_threads)),
+        *("--worker-shutdown-timeout", str(_SHUTDOWN_MS)),
+        "--skip-logging",
+        "workers.main:broker",
+    ]
+    environment = os.environ | {"dramatiq_worker_timeout": str(_IDLE_MS)}
+    os.execve(sys.executable, [sys.executable, "-m", "dramatiq", *arguments], environment)  # noqa: S606

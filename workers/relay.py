@@ -1,0 +1,77 @@
+"""The outbox relay: passes committed events on to the queues.
+
+An event is taken from the outbox in the transaction that enqueues its message, so one that could not be
+enqueued stays. A message may come twice; its actor looks at the state and finds nothing to do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Final
+
+import asyncpg
+from dramatiq import Message
+from sqlalchemy import text
+
+from core.database import Database, listen_url
+from core.events import OUTBOX_CHANNEL
+from workers.broker import broker
+from workers.dispatch import dispatch_wallet
+
+# What an event wakes, for its topic. A confirmed payment may have made room for the next.
+_WAKES: Final = {
+    "payment_intent.reserved": dispatch_wallet,
+    "payment_intent.confirmed": dispatch_wallet,
+}
+_MOST: Final = 5_000
+# A notification that was lost with its connection is made up for by a look this often.
+_LOOK_SECONDS: Final = 1.0
+
+_TAKE = text(
+    """
+    DELETE FROM outbox WHERE event_id IN (
+        SELECT event_id FROM outbox ORDER BY event_id LIMIT :most FOR UPDATE SKIP LOCKED)
+    RETURNING type, topic
+    """
+)
+
+
+async def relay(database: Database, database_url: str) -> None:
+    """Pass events on for as long as it runs. Raises when the database or the broker cannot be reached."""
+    woken = asyncio.Event()
+    connection = await asyncpg.connect(listen_url(database_url), timeout=10)
+    connection.add_termination_listener(lambda _: woken.set())
+    await connection.add_listener(OUTBOX_CHANNEL, lambda *_: woken.set())
+    try:
+        while not connection.is_closed():
+            woken.clear()
+            while await pass_on(database) == _MOST:
+                pass
+            try:
+                await asyncio.wait_for(woken.wait(), _LOOK_SECONDS)
+            except TimeoutError:
+                continue
+    finally:
+        await connection.close(timeout=1)
+
+
+async def pass_on(database: Database) -> int:
+    """Enqueue what the waiting events wake, each thing once; how many events there were."""
+    async with database.everything() as session:
+        taken = (await session.execute(_TAKE, {"most": _MOST})).all()
+        if not taken:
+            return 0
+        wakes = {(row.type, row.topic) for row in taken if row.type in _WAKES}
+        messages = {_WAKES[type].message(topic) for type, topic in wakes}
+        await asyncio.to_thread(_enqueue, _distinct(messages))
+        await session.commit()
+        return len(taken)
+
+
+def _distinct(messages: set[Message[None]]) -> list[Message[None]]:
+    return list({(message.actor_name, message.args): message for message in messages}.values())
+
+
+def _enqueue(messages: list[Message[None]]) -> None:
+    for message in messages:
+        broker.enqueue(message)

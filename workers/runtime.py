@@ -1,0 +1,43 @@
+"""What the actors of one process share: settings, the database as the worker role, the chains."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cache
+
+from chains.protocol import ChainName
+from chains.signers.keystore import Keystore
+from core import logs
+from core.database import Database
+from core.settings import Settings, get_settings
+from treasury.chains import Chains, build_chains
+
+
+@dataclass(frozen=True, slots=True)
+class Runtime:
+    """Made once, on the event loop that every actor of the process runs on."""
+
+    settings: Settings
+    database: Database
+    chains: Chains
+
+    @classmethod
+    def start(cls, settings: Settings) -> Runtime:
+        logs.configure(settings)
+        if settings.worker_database_url is None:
+            raise ValueError("a worker needs COFFER_WORKER_DATABASE_URL")
+        keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+        return cls(
+            settings=settings,
+            database=Database.connect(settings.worker_database_url, settings.database_pool),
+            chains=build_chains(settings, keystore),
+        )
+
+    def chain_names(self) -> list[ChainName]:
+        return list(self.chains)
+
+
+@cache
+def runtime() -> Runtime:
+    """The runtime of this process."""
+    return Runtime.start(get_settings())

@@ -1,0 +1,31 @@
+"""The queue `sweep`: work whose hint was lost, and what is past its time."""
+
+from __future__ import annotations
+
+import dramatiq
+
+from chains.protocol import ChainName
+from treasury import sweep
+from workers.broker import HINT_MS, broker
+from workers.dispatch import dispatch_wallet
+from workers.runtime import runtime
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def sweep_wallets() -> None:
+    """Wake dispatch for every wallet on which intents wait."""
+    for wallet_id in await sweep.wallets_with_waiting_intents(runtime().database):
+        dispatch_wallet.send(wallet_id)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def tend_chain(chain: str) -> None:
+    """Send again what a chain has not seen."""
+    here = runtime()
+    await sweep.tend_chain(here.database, here.chains[ChainName(chain)])
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def forget_expired() -> None:
+    """Delete what is past its time."""
+    await sweep.forget_expired(runtime().database)
