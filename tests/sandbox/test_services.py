@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import shutil
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -12,6 +14,7 @@ from solders.keypair import Keypair
 
 import contracts
 from sandbox import ethereum, jsonrpc, solana
+from sandbox import postgres as postgres_module
 from sandbox.anvil import Anvil, mine, set_balance
 from sandbox.postgres import Postgres
 from sandbox.processes import ProcessError
@@ -232,3 +235,31 @@ async def test_slots_pass_at_the_pace_asked_for(surfpool: Surfpool) -> None:
 
     await surfpool.process.wait_ready(twenty_later, 5)
     assert 0.5 < time.monotonic() - began < 3
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+async def test_binaries_below_a_private_folder_are_copied_for_the_servers_user(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    package = postgres_module.binaries().parent.parent
+    (private / package.name).mkdir()
+    shutil.copytree(package / "pginstall18", private / package.name / "pginstall18")
+    shutil.copytree(package.parent / f"{package.name}.libs", private / f"{package.name}.libs")
+    monkeypatch.setattr(postgres_module, "binaries", lambda: private / package.name / "pginstall18" / "bin")
+    server = Postgres(folder / "postgres")
+    await server.start()
+    assert await query(server.url(), "SELECT 1") == 1
+    assert Path(server.process.argv[0]).is_relative_to(folder)
+    assert private.stat().st_mode & 0o777 == 0o700
+    await server.stop()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root runs PostgreSQL as another user")
+async def test_a_data_folder_that_the_servers_user_cannot_enter_is_refused_in_words(tmp_path: Path) -> None:
+    private = tmp_path / "private"
+    private.mkdir(mode=0o700)
+    with pytest.raises(postgres_module.PostgresError, match="cannot enter the folder"):
+        await Postgres(private / "postgres").start()
+    assert private.stat().st_mode & 0o777 == 0o700
