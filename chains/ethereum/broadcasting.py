@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from typing import Final
+from typing import Any, Final
 
 import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum import receipts
 from chains.ethereum.rpc import Rpc, RpcError, quantity
-from chains.log import Sendable
+from chains.log import Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable
 from core.settings import EthereumSettings
 
@@ -28,6 +28,8 @@ _AT_ONCE: Final = 100
 # anvil and OpenEthereum: "transaction already imported".
 _KNOWN: Final = re.compile(r"already ?(known|imported|in\b)|known transaction", re.IGNORECASE)
 _NONCE_TOO_LOW: Final = re.compile(r"nonce too low|nonce is too low|old nonce", re.IGNORECASE)
+
+_NONCE_CONSUMED: Final = "NonceConsumed: a transaction that is not ours has used the nonce, and is final"
 
 
 async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
@@ -84,36 +86,60 @@ async def _find(
     """Look for transactions whose nonces are used up: mined and not read yet, mined and overlooked, or
     displaced by a transaction that is not ours.
 
-    The follower will read what lies ahead of it. What lies behind it is taken up here. The last kind is never
-    sent under another nonce: it stays in flight, so the wallet stops, until a person has looked.
+    The follower will read what lies ahead of it; what it overlooked is taken up here. The last kind is never
+    sent under another nonce: it stays in flight until a person has looked.
     """
-    position = max(await log.blocks(session, ChainName.ETHEREUM), default=-1)
-    attempts = {
-        one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, [u.hash for u in used])
-    }
-    found = await rpc.results([("eth_getTransactionReceipt", [hash]) for hash in attempts])
-    behind = [
-        (attempts[hash], receipt)
-        for hash, receipt in zip(attempts, found, strict=True)
-        if receipt is not None and receipts.block_number(receipt) <= position
+    hashes = [one.hash for one in used]
+    attempts = {one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, hashes)}
+    final, *answers = await rpc.results(
+        [
+            ("eth_getBlockByNumber", [settings.finality, False]),
+            *(("eth_getTransactionReceipt", [hash]) for hash in attempts),
+        ]
+    )
+    mined = [
+        (attempt, receipt)
+        for attempt, receipt in zip(attempts.values(), answers, strict=True)
+        if receipt is not None
     ]
-    await log.include(session, ChainName.ETHEREUM, await receipts.read(session, behind))
-    missing = [attempts[hash] for hash, receipt in zip(attempts, found, strict=True) if receipt is None]
+    missing = attempts.keys() - {attempt.hash for attempt, _ in mined}
+    await _quarantine(rpc, settings, session, [attempts[hash] for hash in sorted(missing)])
+    overlooked = await _read_before(session, mined, quantity(final["number"]) if final else 0)
+    await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
+
+
+async def _read_before(
+    session: AsyncSession, mined: Sequence[tuple[Attempt, Any]], final: int
+) -> list[tuple[Attempt, Any]]:
+    """Those of them whose block was read already and is part of the chain.
+
+    A block that is remembered is held, so that a reorganisation which drops it waits for our commit and then
+    puts back what we included. One that is forgotten must be final.
+    """
+    numbers = {receipts.block_number(receipt) for _, receipt in mined}
+    held = await log.hold_blocks(session, ChainName.ETHEREUM, sorted(numbers))
+    oldest = min(await log.blocks(session, ChainName.ETHEREUM), default=0)
+    found: list[tuple[Attempt, Any]] = []
+    for attempt, receipt in mined:
+        number = receipts.block_number(receipt)
+        if held.get(number) == receipt["blockHash"] or number < min(oldest, final + 1):
+            logger.error("ethereum.overlooked", transaction=attempt.transaction_id, block=number)
+            found.append((attempt, receipt))
+    return found
+
+
+async def _quarantine(
+    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, missing: Sequence[Attempt]
+) -> None:
+    """Shout about transactions without a receipt whose nonces were used in final blocks."""
     addresses = sorted({one.address for one in missing})
-    final = await rpc.results(
+    counts = await rpc.results(
         [("eth_getTransactionCount", [address, settings.finality]) for address in addresses]
     )
-    nonces = {address: quantity(nonce) for address, nonce in zip(addresses, final, strict=True)}
+    nonces = {address: quantity(count) for address, count in zip(addresses, counts, strict=True)}
     lost = [one for one in missing if one.nonce is not None and one.nonce < nonces[one.address]]
     for one in lost:
         logger.critical(
             "ethereum.nonce_consumed", transaction=one.transaction_id, address=one.address, nonce=one.nonce
         )
-    await log.mark_errors(
-        session,
-        ChainName.ETHEREUM,
-        {
-            one.hash: "NonceConsumed: a transaction that is not ours has used the nonce, and is final"
-            for one in lost
-        },
-    )
+    await log.mark_errors(session, ChainName.ETHEREUM, {one.hash: _NONCE_CONSUMED for one in lost})

@@ -41,10 +41,13 @@ class Block:
 async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) -> list[Progress]:
     """See `Chain.follow`. Raises `ChainUnavailable`; the caller then rolls back and calls again."""
     seen = await log.blocks(session, ChainName.ETHEREUM)
-    calls = [_by_number("latest"), _by_number(settings.finality)]
+    calls: list[Call] = [("eth_chainId", []), _by_number("latest"), _by_number(settings.finality)]
     if seen:
         calls.append(_by_number(max(seen)))
-    latest, final, *last = [_block(answer) for answer in await rpc.results(calls)]
+    chain_id, *headers = await rpc.results(calls)
+    if quantity(chain_id) != settings.chain_id:
+        raise ChainUnavailable(f"the node is on chain {quantity(chain_id)}, not {settings.chain_id}")
+    latest, final, *last = [_block(header) for header in headers]
     if latest is None or final is None:
         raise ChainUnavailable("the node has no newest block, or none that is final")
     progress: list[Progress] = []
@@ -93,17 +96,20 @@ async def _fork(rpc: Rpc, seen: dict[int, str], last: Block | None, latest: Bloc
                 raise ChainUnavailable("the node lost a block while it was asked")
             if seen[block.number] == block.hash:
                 return block.number
-    # Deeper than we remember: begin anew where nothing changes any more, that block included.
-    return final.number - 1
+    # Deeper than we remember: begin anew with the oldest block that may have changed, or was never read.
+    return min(final.number, min(seen)) - 1
 
 
 async def _rewind(session: AsyncSession, seen: dict[int, str], fork: int, final: Block) -> list[Progress]:
-    """Take back what the blocks above `fork` did."""
-    level = logger.warning if fork >= min(final.number, min(seen)) else logger.critical
-    level("ethereum.reorganised", fork=fork, position=max(seen), final=final.number)
-    progress = await log.put_back(session, ChainName.ETHEREUM, above=fork)
+    """Take back what the blocks above `fork` did.
+
+    The blocks go first: whoever includes a transaction in one of them holds it, and is waited for here, so
+    that what it included is put back as well.
+    """
+    tell = logger.warning if fork >= min(seen) else logger.critical
+    tell("ethereum.reorganised", fork=fork, position=max(seen), final=final.number)
     await log.drop_blocks(session, ChainName.ETHEREUM, above=fork)
-    return progress
+    return await log.put_back(session, ChainName.ETHEREUM, above=fork)
 
 
 async def _read(rpc: Rpc, parent: str | None, first: int, last: int) -> list[Block]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from eth_account import Account
 from sqlalchemy import text
@@ -273,3 +275,45 @@ async def test_a_batch_that_ran_without_the_contract_has_paid_nobody(wallet: Wal
     (confirmed,) = await wallet.confirmed()
     assert [result.paid for result in confirmed.results] == [False] * 3
     assert await wallet.usdc(wallet.address, *(p.to for p in batch)) == [1_000 * USDC, 0, 0, 0]
+
+
+async def test_a_reorganisation_deeper_than_what_is_remembered_loses_nothing(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    await wallet.pay([payout])
+    await wallet.mine()
+    await wallet.follow()
+    async with wallet.database.everything() as session:
+        await session.execute(text("UPDATE chain_block SET hash = '0x' || number"))
+        await session.commit()
+    assert [one.status for one in await wallet.follow()] == [BROADCAST, CONFIRMED]
+    assert await wallet.follow() == []
+
+
+@pytest.mark.parametrize("remembered", [True, False])
+async def test_a_mined_transaction_that_the_follower_overlooked_is_taken_up(
+    wallet: Wallet, remembered: bool
+) -> None:
+    await wallet.store(payouts(1))
+    (raw,) = await wallet.rows("SELECT '0x' || encode(raw, 'hex') FROM chain_attempt")
+    async with wallet.database.everything() as session:
+        await session.execute(text("UPDATE chain_attempt SET chain = 'hidden'"))
+        await session.commit()
+    await wallet.rpc("eth_sendRawTransaction", raw[0])
+    await wallet.mine(4)
+    assert await wallet.follow() == []
+    async with wallet.database.everything() as session:
+        await session.execute(text("UPDATE chain_attempt SET chain = 'ethereum'"))
+        if not remembered:
+            await session.execute(
+                text("DELETE FROM chain_block WHERE number < (SELECT max(number) FROM chain_block)")
+            )
+        await session.commit()
+    assert await wallet.follow() == []
+    await wallet.rebroadcast()
+    assert [one.status for one in await wallet.follow()] == [CONFIRMED, FINALIZED]
+
+
+async def test_two_dispatchers_of_one_wallet_never_share_a_nonce(wallet: Wallet) -> None:
+    built = await asyncio.gather(*(wallet.store(payouts(3)) for _ in range(4)))
+    nonces = sorted(one.nonce for each in built for one in each.transactions if one.nonce is not None)
+    assert nonces == list(range(12))

@@ -1,0 +1,53 @@
+"""The log of chain transactions, read and written set by set: what was signed, sent, mined, and is final.
+
+Both chains write it through these functions. Everything runs in the caller's transaction and commits nothing
+but where it says so. Each statement locks the transactions it touches in id order, so that a broadcaster and
+a follower wait for one another in turn, and every step names the states it may start from: taken twice, it
+changes nothing the second time.
+"""
+
+from chains.log.moving import Mined, confirm, expire, finalize, include, put_back
+from chains.log.position import BLOCKS_KEPT, add_blocks, blocks, drop_blocks, hold_blocks
+from chains.log.reading import (
+    Attempt,
+    Sendable,
+    awaits,
+    in_flight,
+    oldest_height,
+    open_attempts,
+    payouts,
+    sendable,
+    unmined,
+    unmined_amount,
+)
+from chains.log.sending import between_transactions, mark_errors, mark_sent
+from chains.log.signing import add_attempts, record
+
+__all__ = [
+    "BLOCKS_KEPT",
+    "Attempt",
+    "Mined",
+    "Sendable",
+    "add_attempts",
+    "add_blocks",
+    "awaits",
+    "between_transactions",
+    "blocks",
+    "confirm",
+    "drop_blocks",
+    "expire",
+    "finalize",
+    "hold_blocks",
+    "in_flight",
+    "include",
+    "mark_errors",
+    "mark_sent",
+    "oldest_height",
+    "open_attempts",
+    "payouts",
+    "put_back",
+    "record",
+    "sendable",
+    "unmined",
+    "unmined_amount",
+]
