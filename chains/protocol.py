@@ -141,8 +141,12 @@ class Head:
 class Chain(Protocol):
     """One chain as the treasury sees it. Calls to the node raise `ChainUnavailable`."""
 
-    name: ChainName
-    native: Currency
+    @property
+    def name(self) -> ChainName: ...
+
+    @property
+    def native(self) -> Currency:
+        """The asset that the chain charges its fees in."""
 
     def address(self, text: str) -> str:
         """`text` in the chain's canonical spelling, if USDC could be paid there. Asks no node.

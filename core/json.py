@@ -10,11 +10,17 @@ import msgspec
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
+_SORTED = msgspec.json.Encoder(decimal_format="number", order="sorted")
 
 
 def encode(value: Any) -> bytes:
     """RFC 8259 text of `value`; `Decimal` becomes a number with all of its digits."""
     return _ENCODER.encode(value)
+
+
+def canonical(value: Any) -> bytes:
+    """`encode` with the members of every object in one order: equal values make equal bytes."""
+    return _SORTED.encode(value)
 
 
 def decode(text: str | bytes) -> Any:
@@ -24,12 +30,25 @@ def decode(text: str | bytes) -> Any:
 
 def decode_foreign(text: bytes) -> Any:
     """The value of a caller's text. Raises `ValueError` for anything that is not JSON in UTF-8: `NaN` and
-    `Infinity`, a byte order mark, a number of thousands of digits, nesting past what the stack bears."""
+    `Infinity`, a byte order mark, a number of thousands of digits, nesting past what the stack bears; and
+    for an object that names a member twice, which two readers may understand in two ways."""
     try:
-        return json.loads(text.decode(), parse_float=Decimal, parse_constant=_refuse)
+        return _FOREIGN.decode(text.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
+    except ArithmeticError:
+        raise ValueError("holds a number beyond all measure") from None
 
 
 def _refuse(constant: str) -> NoReturn:
     raise ValueError(f"{constant} is no JSON number")
+
+
+def _members(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    members = dict(pairs)
+    if len(members) != len(pairs):
+        raise ValueError("an object names a member twice")
+    return members
+
+
+_FOREIGN = json.JSONDecoder(parse_float=Decimal, parse_constant=_refuse, object_pairs_hook=_members)

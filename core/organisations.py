@@ -1,4 +1,4 @@
-"""Organisations and their credentials.
+"""Organisations and their credentials: API keys, OAuth2 clients and the access tokens of these.
 
 A credential is kept as a SHA-256 digest: the secret itself is 256 random bits, shown once and never stored.
 """
@@ -8,14 +8,14 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 from uuid import UUID
 
-from sqlalchemy import Column, Index, LargeBinary, Text
+from sqlalchemy import Column, Index, LargeBinary, Text, text
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import Field, SQLModel
+from sqlmodel import Field, SQLModel, col, select
 from uuid_utils.compat import uuid7
 
 from core.clock import now
@@ -27,7 +27,8 @@ SCOPES = ("read:treasury", "write:treasury", "read:fees", "write:fees")
 
 
 class CredentialKind(StrEnum):
-    """An API key and an access token are bearers; a client exchanges its secret for access tokens."""
+    """What a credential is. API keys and access tokens are bearers; a client exchanges its secret for
+    access tokens, its row's id is its public client id."""
 
     API_KEY = "api_key"
     CLIENT = "client"
@@ -115,3 +116,22 @@ async def issue(
     session.add(credential)
     await session.flush()
     return credential, secret
+
+
+_PRESENT = text("SELECT set_config('coffer.credential', :digest, true)")
+
+
+async def find_presented(session: AsyncSession, presented: bytes) -> Credential | None:
+    """The credential with this digest, of whatever organisation. The transaction need have named none."""
+    await session.execute(_PRESENT, {"digest": presented.hex()})
+    found: Credential | None = await session.scalar(
+        select(Credential).where(col(Credential.digest) == presented)
+    )
+    return found
+
+
+async def issue_access_token(session: AsyncSession, org_id: UUID, scopes: Sequence[str], seconds: int) -> str:
+    """A new access token that expires after `seconds`; only its digest is kept, in the caller's transaction."""
+    expires_at = now() + timedelta(seconds=seconds)
+    _, token = await issue(session, org_id, CredentialKind.ACCESS_TOKEN, scopes, expires_at)
+    return token

@@ -125,7 +125,7 @@ class Postgres:
         await self._execute(f"DROP DATABASE IF EXISTS {_quoted(name)} WITH (FORCE)")
 
     async def _execute(self, statement: str) -> None:
-        connection = await asyncpg.connect(self.url(), timeout=10)
+        connection = await asyncpg.connect(self.url(), timeout=10, ssl=False)
         try:
             await connection.execute(statement, timeout=STATEMENT_SECONDS)
         finally:

@@ -17,7 +17,7 @@ _MAINTENANCE_CHANCE: Final = 1_000_000
 # A hint that is older than this is of no use: the sweeper has been there since.
 HINT_MS: Final = 10_000
 
-broker = RedisBroker(
+broker = RedisBroker(  # type: ignore[no-untyped-call]
     url=get_settings().redis_url,
     middleware=[AgeLimit(), ShutdownNotifications(), AsyncIO()],
     heartbeat_timeout=_HEARTBEAT_MS,

@@ -1,0 +1,140 @@
+"""The commands of whoever runs an installation: the schema, organisations, keys and wallets."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Annotated, Any
+from uuid import UUID
+
+import typer
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.protocol import ChainName
+from chains.signers import Curve
+from chains.signers.keystore import Keystore
+from core.database import Database
+from core.organisations import SCOPES, CredentialKind, create_organisation, issue
+from core.secrets import FieldVault
+from core.settings import get_settings
+from migrations import migrate as upgrade
+from treasury.chains import build_chains
+from treasury.funds import open_wallet
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Chain = Annotated[ChainName, typer.Argument(help="The chain.")]
+
+_CURVES = {ChainName.ETHEREUM: Curve.SECP256K1, ChainName.SOLANA: Curve.ED25519}
+
+
+def register(app: typer.Typer) -> None:
+    app.command()(migrate)
+    organisations = typer.Typer(no_args_is_help=True, help="Organisations and their credentials.")
+    organisations.command("create")(create_org)
+    organisations.command("key")(create_key)
+    organisations.command("client")(create_client)
+    app.add_typer(organisations, name="org")
+    wallets = typer.Typer(no_args_is_help=True, help="Keys and treasury wallets.")
+    wallets.command("key")(create_wallet_key)
+    wallets.command("open")(open_treasury_wallet)
+    app.add_typer(wallets, name="wallet")
+
+
+def migrate() -> None:
+    """Bring the database to the newest revision, as its owner."""
+    url = get_settings().owner_database_url
+    if url is None:
+        raise typer.BadParameter("set COFFER_OWNER_DATABASE_URL")
+    upgrade(url)
+
+
+def create_org(name: str, as_json: AsJson = False) -> None:
+    """Create an organisation. Its stream secret is shown this once."""
+
+    async def create() -> dict[str, Any]:
+        vault = FieldVault.from_settings(get_settings().encryption_keys)
+        async with _session() as session:
+            organisation, stream_secret = await create_organisation(session, vault, name)
+            await session.commit()
+            return {"org_id": str(organisation.id), "stream_secret": stream_secret}
+
+    _print(asyncio.run(create()), as_json)
+
+
+def create_key(
+    org_id: UUID,
+    scope: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Issue an API key. It is shown this once."""
+    _, secret = asyncio.run(_issue(org_id, CredentialKind.API_KEY, scope))
+    _print({"api_key": secret}, as_json)
+
+
+def create_client(
+    org_id: UUID,
+    scope: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Register an OAuth2 client. Its secret is shown this once."""
+    client_id, secret = asyncio.run(_issue(org_id, CredentialKind.CLIENT, scope))
+    _print({"client_id": client_id, "client_secret": secret}, as_json)
+
+
+def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
+    """Make a key for a chain in the keystore and print its address, to be funded before it is opened."""
+    settings = get_settings()
+    keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+    _print({"address": keystore.create(_CURVES[chain])}, as_json)
+
+
+def open_treasury_wallet(
+    org_id: UUID, chain: Chain, address: str, name: str = "treasury", as_json: AsJson = False
+) -> None:
+    """Take a funded address under management and book what it has on the chain."""
+
+    async def open_it() -> dict[str, Any]:
+        settings = get_settings()
+        keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+        await keystore.signer(address)
+        chains = build_chains(settings, keystore)
+        try:
+            async with _session() as session:
+                wallet = await open_wallet(session, org_id, chains[chain], address, name)
+                await session.commit()
+                return {"wallet_id": wallet.id, "address": wallet.address}
+        finally:
+            for one in chains.values():
+                await one.close()
+
+    _print(asyncio.run(open_it()), as_json)
+
+
+async def _issue(org_id: UUID, kind: CredentialKind, scopes: list[str] | None) -> tuple[str, str]:
+    async with _session() as session:
+        credential, secret = await issue(session, org_id, kind, scopes or SCOPES)
+        await session.commit()
+        return credential.id, secret
+
+
+@asynccontextmanager
+async def _session() -> AsyncIterator[AsyncSession]:
+    url = get_settings().worker_database_url
+    if url is None:
+        raise typer.BadParameter("set COFFER_WORKER_DATABASE_URL")
+    database = Database.connect(url, 1)
+    try:
+        async with database.everything() as session:
+            yield session
+    finally:
+        await database.close()
+
+
+def _print(answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        typer.echo(json.dumps(answer))
+    else:
+        for name, value in answer.items():
+            typer.echo(f"{name}: {value}")
