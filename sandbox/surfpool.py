@@ -1,7 +1,17 @@
 """surfpool: a Solana validator of our own, without a peer or the internet, with JSON-RPC and WebSocket.
 
-A slot takes `slot_ms`; a block is finalized about 31 slots after it is confirmed. surfpool keeps no state: a
-start after a stop or a kill is a new chain, and what was on the old one is gone.
+A slot takes `slot_ms`; a block is confirmed with the next slot and final 31 slots later. A blockhash lasts 150
+slots: 7.5 s at 50 ms. surfpool keeps no state: a start after a stop or a kill is a new chain, and what was on
+the old one is gone.
+
+Where it differs from a real cluster (seen with 1.5.0):
+- It copies its whole state for every instruction it runs, so each costs about 3 ms and 5 µs more for every
+  transaction before it, whatever the concurrency: 260 single transfers a second at first, 60 after 2,500.
+  It shows that payments are right, not how fast they can be.
+- An HTTP request holds one call: an array of calls is refused with -32600.
+- `meta.fee` and `getFeeForMessage` leave out the priority fee; `blockTime` of `getBlock` and `getTransaction`
+  is a thousand times too small (`getBlockTime` is right).
+- `getBlock` of a slot yet to come answers null rather than an error; no slot is ever skipped.
 """
 
 from __future__ import annotations
