@@ -1,6 +1,6 @@
 """surfpool: a Solana validator of our own, without a peer or the internet, with JSON-RPC and WebSocket.
 
-A slot takes `slot_ms`; a block is confirmed with the next slot and final 31 slots later. A blockhash lasts 150
+A slot takes `slot_ms`; a block is confirmed with the next slot, final 31 slots later. A blockhash lasts 150
 slots: 7.5 s at 50 ms. surfpool keeps no state: a start after a stop or a kill is a new chain, and what was on
 the old one is gone.
 
