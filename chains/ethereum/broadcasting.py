@@ -10,7 +10,6 @@ import re
 from collections.abc import Sequence
 from typing import Any, Final
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
@@ -18,9 +17,10 @@ from chains.ethereum import receipts
 from chains.ethereum.rpc import Rpc, RpcError, quantity
 from chains.log import Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable
+from core.logs import get_logger
 from core.settings import EthereumSettings
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 # Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
 _AT_ONCE: Final = 100
@@ -66,9 +66,7 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
             except ChainUnavailable as error:
                 # Perhaps sent, perhaps not. What comes after is sent later, in its order.
                 errors |= {one.hash: str(error) for one in waiting[start:]}
-                logger.warning(
-                    "ethereum.broadcast_unanswered", transactions=len(waiting) - start, error=str(error)
-                )
+                logger.warning("broadcast_unanswered", transactions=len(waiting) - start, error=str(error))
                 break
             for one, answer in zip(part, answers, strict=True):
                 if isinstance(answer, RpcError) and not _KNOWN.search(answer.message):
@@ -123,7 +121,7 @@ async def _read_before(
     for attempt, receipt in mined:
         number = receipts.block_number(receipt)
         if held.get(number) == receipt["blockHash"] or number < min(oldest, final + 1):
-            logger.error("ethereum.overlooked", transaction=attempt.transaction_id, block=number)
+            logger.error("transaction_overlooked", transactionId=attempt.transaction_id, block=number)
             found.append((attempt, receipt))
     return found
 
@@ -140,6 +138,6 @@ async def _quarantine(
     lost = [one for one in missing if one.nonce is not None and one.nonce < nonces[one.address]]
     for one in lost:
         logger.critical(
-            "ethereum.nonce_consumed", transaction=one.transaction_id, address=one.address, nonce=one.nonce
+            "nonce_consumed", transactionId=one.transaction_id, address=one.address, nonce=one.nonce
         )
     await log.mark_errors(session, ChainName.ETHEREUM, {one.hash: _NONCE_CONSUMED for one in lost})

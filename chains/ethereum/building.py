@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 from typing import Final
 from uuid import UUID
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
@@ -17,7 +16,7 @@ from chains.ethereum.fees import Fees
 from chains.ethereum.rpc import Call as RpcCall
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.ethereum.simulation import covered, simulate
-from chains.ethereum.transactions import GAS_CAP, Call, Signed, sign_call, sign_delegation
+from chains.ethereum.transactions import GAS_CAP, Call, Signed, delegation_code, sign_call, sign_delegation
 from chains.ethereum.wallets import Nonces, WalletState, lock_nonces, read_state, skip_foreign
 from chains.protocol import (
     Built,
@@ -29,9 +28,10 @@ from chains.protocol import (
 )
 from chains.signers import Signer, Signers
 from core.identifiers import new_id
+from core.logs import get_logger
 from core.settings import EthereumSettings
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 # A transfer of USDC to a new recipient takes 62,135 gas; what is left over costs nothing.
 _TRANSFER_GAS: Final = 100_000
@@ -117,6 +117,9 @@ async def prepare(
     """
     if settings.batch_payout is None:
         return []
+    # Most wallets were delegated long ago: they are not locked to find that out.
+    if octets(await rpc.call("eth_getCode", address, "latest")) == delegation_code(settings.batch_payout):
+        return []
     nonces = await lock_nonces(session, rpc, org_id, address)
     if await log.awaits(session, ChainName.ETHEREUM, address, TransactionKind.DELEGATION):
         return []
@@ -129,7 +132,7 @@ async def prepare(
         raise WrongDelegate(f"the code at {settings.batch_payout} is not that of BatchPayout")
     skip_foreign(nonces, state)
     if _DELEGATION_GAS * state.fees.max_fee > state.native_balance:
-        logger.warning("ethereum.no_gas_to_delegate", address=address, balance=state.native_balance)
+        logger.warning("no_gas_to_delegate", address=address, balance=state.native_balance)
         return []
     signer = await signers.signer(address)
     nonce = nonces.take(2)
@@ -190,7 +193,7 @@ def _affordable(planned: Sequence[_Planned], state: WalletState, address: str) -
         left -= one.gas * state.fees.max_fee
         if left < 0:
             logger.warning(
-                "ethereum.insufficient_gas", address=address, balance=state.native_balance,
+                "insufficient_gas", address=address, balance=state.native_balance,
                 waiting=len(planned) - len(affordable),
             )  # fmt: skip
             break

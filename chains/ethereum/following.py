@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Final
 
-import structlog
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
@@ -19,9 +18,10 @@ from chains.ethereum import receipts
 from chains.ethereum.rpc import Call, Rpc, quantity
 from chains.log import Attempt, Mined
 from chains.protocol import ChainName, ChainUnavailable, Progress
+from core.logs import get_logger
 from core.settings import EthereumSettings
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 # Blocks that one call reads; after an outage the caller simply calls again.
 _BLOCKS_AT_ONCE: Final = 50
@@ -75,7 +75,7 @@ async def _move_on(
     progress = await log.confirm(session, ChainName.ETHEREUM, through=position - settings.confirmations + 1)
     if seen.get(final.number, final.hash) != final.hash:
         # Another node answered, or finality itself failed. Either way nothing becomes final on its word.
-        logger.critical("ethereum.final_block_differs", number=final.number, seen=seen[final.number])
+        logger.critical("final_block_differs", number=final.number, seen=seen[final.number])
         return progress
     return progress + await log.finalize(session, ChainName.ETHEREUM, through=min(final.number, position))
 
@@ -107,7 +107,7 @@ async def _rewind(session: AsyncSession, seen: dict[int, str], fork: int, final:
     that what it included is put back as well.
     """
     tell = logger.warning if fork >= min(seen) else logger.critical
-    tell("ethereum.reorganised", fork=fork, position=max(seen), final=final.number)
+    tell("chain_reorganised", fork=fork, position=max(seen), final=final.number)
     await log.drop_blocks(session, ChainName.ETHEREUM, above=fork)
     return await log.put_back(session, ChainName.ETHEREUM, above=fork)
 

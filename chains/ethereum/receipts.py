@@ -16,8 +16,8 @@ from chains.log import Attempt, Mined
 from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind
 
 _SUCCEEDED: Final = 1
-_REVERTED: Final = "TransactionReverted: the transaction was mined and reverted"
-_NOT_EXECUTED: Final = "BatchNotExecuted: the account did not run the batch contract"
+_REVERTED: Final = "the transaction was mined and reverted"
+_NOT_EXECUTED: Final = "the account did not run the batch contract"
 
 
 async def read(session: AsyncSession, mined: Sequence[tuple[Attempt, Any]]) -> list[Mined]:

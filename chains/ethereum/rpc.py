@@ -7,7 +7,6 @@ often a credential.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
@@ -16,9 +15,6 @@ import httpx
 import msgspec
 
 from chains.protocol import ChainUnavailable
-
-# httpx logs the whole address of every request at INFO.
-logging.getLogger("httpx").setLevel(logging.WARNING)
 
 _CONNECTIONS: Final = 20
 _HEADERS: Final = {"content-type": "application/json"}

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
 
-import structlog
 from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -15,9 +14,10 @@ from chains.ethereum.fees import FEE_HISTORY, Fees, offer
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.ethereum.transactions import delegation_code
 from chains.protocol import ChainName, ChainUnavailable
+from core.logs import get_logger
 from core.settings import EthereumSettings
 
-logger = structlog.get_logger(__name__)
+logger = get_logger(__name__)
 
 _LOCK: Final = text(
     "SELECT org_id, next_nonce FROM chain_wallet WHERE chain = :chain AND address = :address FOR UPDATE"
@@ -124,7 +124,5 @@ def skip_foreign(nonces: Nonces, state: WalletState) -> None:
     Only ever upwards, so that no nonce of ours comes up a second time.
     """
     if state.nonce > nonces.next:
-        logger.error(
-            "ethereum.foreign_nonces", address=nonces.address, expected=nonces.next, found=state.nonce
-        )
+        logger.error("foreign_nonces", address=nonces.address, expected=nonces.next, found=state.nonce)
         nonces.next = state.nonce

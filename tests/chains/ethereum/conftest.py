@@ -8,9 +8,7 @@ from uuid import uuid4
 import coincurve
 import pytest
 from eth_account import Account
-from sqlmodel import SQLModel
 
-import chains.models  # noqa: F401
 from chains.ethereum import Ethereum
 from chains.signers.keystore import Secp256k1Signer
 from core.database import Database
@@ -18,44 +16,47 @@ from sandbox import anvil, ethereum
 from sandbox.anvil import Anvil
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
+from sandbox.schema import Schema
 from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, settings_for
 
 # Blocks are mined when a test says so.
 BY_HAND = 100_000
-TABLES = [table for name, table in SQLModel.metadata.tables.items() if name.startswith("chain_")]
 
 
 @dataclass(frozen=True)
 class Services:
-    postgres: Postgres
+    schema: Schema
     contracts: ethereum.Deployment
 
 
 @pytest.fixture(scope="session")
 def services() -> Iterator[Services]:
-    with Folder() as folder:
-        postgres = Postgres(folder / "postgres", settings={"fsync": "off", "synchronous_commit": "off"})
-        node = Anvil(folder / "ethereum", block_seconds=BY_HAND)
+    folder = Folder()
+    postgres = Postgres(folder.path / "postgres", settings={"fsync": "off", "synchronous_commit": "off"})
+    node = Anvil(folder.path / "ethereum", block_seconds=BY_HAND)
+    schema = Schema(postgres, folder)
 
-        async def start() -> ethereum.Deployment:
-            await asyncio.gather(postgres.start(), node.start())
-            return await ethereum.deploy(node.rpc_url, Account.create())
+    async def start() -> ethereum.Deployment:
+        await asyncio.gather(postgres.start(), node.start())
+        await schema.prepare()
+        return await ethereum.deploy(node.rpc_url, Account.create())
 
-        try:
-            yield Services(postgres, asyncio.run(start()))
-        finally:
-            node.kill()
-            postgres.kill()
+    try:
+        yield Services(schema, asyncio.run(start()))
+    finally:
+        node.kill()
+        postgres.kill()
+        folder.release()
 
 
 @pytest.fixture
 async def database(services: Services) -> AsyncIterator[Database]:
-    url = await services.postgres.create_database(f"chains_{uuid4().hex}")
-    database = Database.connect(url.replace("postgresql://", "postgresql+asyncpg://", 1), 4)
-    async with database.engine.begin() as connection:
-        await connection.run_sync(lambda sync: SQLModel.metadata.create_all(sync, tables=TABLES))
+    """A database of its own, as the workers see it."""
+    urls = await services.schema.create(f"chains_{uuid4().hex}")
+    database = Database.connect(urls.worker, 4)
     yield database
     await database.close()
+    await services.schema.drop(urls.name)
 
 
 @pytest.fixture
