@@ -1,0 +1,1 @@
+"""Solana: several payments in one transaction, followed by signature, signed anew only when that is safe."""

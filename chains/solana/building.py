@@ -1,0 +1,254 @@
+"""From payouts to signed transactions in the log. Nothing is sent here.
+
+What the wallet has in the log is read before its balance is read on chain: a transaction that lands between
+the two is then counted twice, never not at all, and a payout that merely seems not to fit waits.
+"""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+from uuid import UUID
+
+from solders.hash import Hash
+from solders.message import Message
+from solders.pubkey import Pubkey
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.protocol import (
+    Built,
+    ChainName,
+    ChainUnavailable,
+    Payout,
+    Rejection,
+    SignedTransaction,
+    TransactionKind,
+)
+from chains.signers import Signers
+from chains.solana import stored, transactions
+from chains.solana.accounts import TOKEN_ACCOUNT_SIZE, Wallet, screen
+from chains.solana.addresses import token_account
+from chains.solana.errors import ACCOUNT_FROZEN, INSUFFICIENT_FUNDS, describe, instruction_error
+from chains.solana.rpc import Rpc, contents
+from chains.solana.transactions import MAX_COMPUTE_UNITS, Draft, Transfer
+from core.identifiers import new_id
+from core.logs import get_logger
+from core.settings import SolanaSettings
+
+# The payer has to stay exempt from rent: 128 bytes of account overhead at 6,960 lamports each.
+_KEPT_LAMPORTS: Final = 890_880
+_ANY_HASH: Final = Hash.default()
+_BUSY_PERCENTILE: Final = 0.75
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Blockhash:
+    """The newest block hash, the slot at which it was read, and the block height it is good to."""
+
+    hash: Hash
+    slot: int
+    last_valid_height: int
+
+
+@dataclass(slots=True)
+class _Plan:
+    """A transaction that went through simulation, with its limit of compute units."""
+
+    id: str
+    transfers: list[Transfer]
+    limit: int
+
+
+@dataclass(slots=True)
+class _Simulated:
+    plans: list[_Plan] = field(default_factory=list)
+    rejected: list[Rejection] = field(default_factory=list)
+
+
+class Builder:
+    """Builds for any wallet that `signers` has the key of."""
+
+    def __init__(self, settings: SolanaSettings, rpc: Rpc, signers: Signers) -> None:
+        self._settings = settings
+        self._rpc = rpc
+        self._signers = signers
+        self._mint = Pubkey.from_string(settings.usdc)
+
+    async def build(
+        self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
+    ) -> Built:
+        """See `Chain.build`. Raises `ChainUnavailable`, `UnknownKey` and `SigningFailed`; then nothing was
+        written."""
+        flying = await stored.open_transactions(session, address)
+        room = self._settings.max_in_flight - len(flying)
+        if room <= 0 or not payouts:
+            return Built()
+        signer = await self._signers.signer(address)
+        considered = payouts[: room * self._settings.batch_size]
+        screened = await screen(self._rpc, self._mint, address, considered)
+        rejected = screened.rejected
+        transfers, short = _affordable(screened.wallet, screened.transfers, [one.amount for one in flying])
+        rejected += short
+        if not transfers:
+            return Built([], rejected)
+        # Payments to known recipients need no rent. They come first: a lack of SOL stops only the others.
+        transfers.sort(key=lambda transfer: transfer.creates)
+        price, rent = await self.price(address), await self._rent()
+        simulated = await self._simulate(address, transfers, room, price)
+        rejected += simulated.rejected
+        reserved = [transactions.cost(one.raw) for one in flying]
+        spendable = screened.wallet.lamports - _KEPT_LAMPORTS
+        spendable -= sum(cost.fee + cost.creations * rent for cost in reserved)
+        plans = self._funded(address, simulated.plans, spendable, price, rent)
+        if not plans:
+            return Built([], rejected)
+
+        latest = await self.latest_blockhash()
+        signed = []
+        for plan in plans:
+            drafted = self._draft(address, plan.transfers, plan.id, plan.limit, price)
+            made = transactions.message(Pubkey.from_string(address), drafted, latest.hash)
+            hash, raw = await transactions.sign(made, signer)
+            kind = TransactionKind.TRANSFER if len(plan.transfers) == 1 else TransactionKind.BATCH
+            paid = tuple(transfer.payout for transfer in plan.transfers)
+            signed.append(
+                SignedTransaction(plan.id, kind, paid, raw, hash, expires_at=latest.last_valid_height)
+            )
+        await log.record(session, org_id, ChainName.SOLANA, address, signed, latest.slot)
+        return Built(signed, rejected)
+
+    async def latest_blockhash(self) -> Blockhash:
+        """The newest block hash that is confirmed."""
+        result = await self._rpc.call("getLatestBlockhash", {"commitment": "confirmed"})
+        value = contents(result)
+        return Blockhash(
+            Hash.from_string(value["blockhash"]), result["context"]["slot"], value["lastValidBlockHeight"]
+        )
+
+    async def price(self, address: str) -> int:
+        """Micro-lamports for a compute unit of a transaction that pays from `address`: what three of four
+        recent blocks took for writing to its token account, within the settings' bounds."""
+        account = str(token_account(address, self._mint))
+        recent = await self._rpc.call("getRecentPrioritizationFees", [account])
+        fees = sorted(int(one["prioritizationFee"]) for one in recent)
+        paid = fees[int(len(fees) * _BUSY_PERCENTILE)] if fees else 0
+        return min(max(paid, self._settings.compute_unit_price), self._settings.max_compute_unit_price)
+
+    async def _rent(self) -> int:
+        """Lamports that opening a token account takes."""
+        return int(await self._rpc.call("getMinimumBalanceForRentExemption", TOKEN_ACCOUNT_SIZE))
+
+    async def _simulate(
+        self, address: str, transfers: Sequence[Transfer], room: int, price: int
+    ) -> _Simulated:
+        """Pack, simulate all, take out what fails and pack what is left of those again, until none fails.
+
+        Every round takes a payout out of each transaction that failed, so it ends.
+        """
+        outcome = _Simulated()
+        waiting = list(transfers)
+        while waiting and len(outcome.plans) < room:
+            packs = transactions.pack(waiting, self._settings.batch_size)[: room - len(outcome.plans)]
+            tried = [(new_id("ctx"), pack) for pack in packs]
+            drafts = [self._draft(address, pack, id, MAX_COMPUTE_UNITS, price) for id, pack in tried]
+            answers = await self._run(address, drafts)
+            waiting = waiting[sum(len(pack) for pack in packs) :]
+            survivors: list[Transfer] = []
+            for (id, pack), drafted, answer in zip(tried, drafts, answers, strict=True):
+                if answer["err"] is None:
+                    limit = min(int(answer["unitsConsumed"]) * 6 // 5 + 1_000, MAX_COMPUTE_UNITS)
+                    outcome.plans.append(_Plan(id, pack, limit))
+                    continue
+                failed = _failing(drafted, answer["err"])
+                if failed is None:
+                    logger.warning(
+                        "simulation_failed",
+                        address=address,
+                        error=describe(answer["err"]),
+                        left=len(pack),
+                    )
+                    continue
+                outcome.rejected.append(failed)
+                survivors += [one for one in pack if one.payout.reference != failed.reference]
+            waiting = survivors + waiting
+        return outcome
+
+    async def _run(self, address: str, drafts: Sequence[Draft]) -> list[Any]:
+        options = {
+            "encoding": "base64",
+            "commitment": "confirmed",
+            "sigVerify": False,
+            "replaceRecentBlockhash": True,
+        }
+        messages = [
+            transactions.message(Pubkey.from_string(address), drafted, _ANY_HASH) for drafted in drafts
+        ]
+        results = await self._rpc.results(
+            [("simulateTransaction", [_base64(made), options]) for made in messages]
+        )
+        answers = [contents(result) for result in results]
+        if any("err" not in answer for answer in answers):
+            raise ChainUnavailable("simulateTransaction: no verdict")
+        return answers
+
+    def _funded(
+        self, address: str, plans: Sequence[_Plan], spendable: int, price: int, rent: int
+    ) -> list[_Plan]:
+        """Those of `plans` that `spendable` lamports can pay the fee and the rent of; the rest waits."""
+        taken = []
+        for plan in plans:
+            created = {transfer.account for transfer in plan.transfers if transfer.creates}
+            cost = transactions.fee(plan.limit, price) + len(created) * rent
+            if cost <= spendable:
+                spendable -= cost
+                taken.append(plan)
+        if len(taken) < len(plans):
+            left = sum(len(plan.transfers) for plan in plans) - sum(len(plan.transfers) for plan in taken)
+            logger.warning("lamports_short", address=address, spendable=spendable, left=left)
+        return taken
+
+    def _draft(self, address: str, transfers: Sequence[Transfer], memo: str, limit: int, price: int) -> Draft:
+        payer, source = Pubkey.from_string(address), token_account(address, self._mint)
+        return transactions.draft(payer, source, self._mint, transfers, memo, limit, price)
+
+
+def _affordable(
+    wallet: Wallet, transfers: Sequence[Transfer], in_flight: Sequence[int]
+) -> tuple[list[Transfer], list[Rejection]]:
+    """The transfers that the token balance pays for beside what is in flight, and those that it surely does
+    not pay for. What fits only if something in flight has been deducted already is in neither."""
+    surest = most = wallet.token.amount if wallet.token is not None else 0
+    surest -= sum(in_flight)
+    taken: list[Transfer] = []
+    rejected: list[Rejection] = []
+    for transfer in transfers:
+        amount = transfer.payout.amount
+        if amount <= surest:
+            surest -= amount
+            most -= amount
+            taken.append(transfer)
+        elif amount > most:
+            message = "the wallet's USDC on chain does not cover the payment"
+            rejected.append(Rejection(transfer.payout.reference, "InsufficientTokenBalance", message))
+    return taken, rejected
+
+
+def _failing(drafted: Draft, error: Any) -> Rejection | None:
+    """The payout that made the simulation fail. None when it is not a payout's own fault: the wallet's
+    balance, of SOL or of the token, moved since it was read, or the node said something else."""
+    index, reason = instruction_error(error)
+    payout = drafted.serves[index] if index is not None else None
+    if payout is None or reason == INSUFFICIENT_FUNDS:
+        return None
+    if reason == ACCOUNT_FROZEN:
+        return Rejection(payout.reference, "AccountFrozen", "the recipient's token account is frozen")
+    return Rejection(payout.reference, "SimulationFailed", describe(error))
+
+
+def _base64(made: Message) -> str:
+    return base64.b64encode(transactions.unsigned(made)).decode()

@@ -1,0 +1,71 @@
+"""Solana as the treasury sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from uuid import UUID
+
+from solders.pubkey import Pubkey
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.protocol import Built, ChainName, Head, Payout, Progress
+from chains.signers import Signers
+from chains.solana import accounts, addresses
+from chains.solana.building import Builder
+from chains.solana.following import Follower
+from chains.solana.rpc import Rpc
+from chains.solana.sending import Sender
+from core.money import SOL
+from core.settings import SolanaSettings
+
+
+class Solana:
+    """One cluster through one node; the `Chain` of USDC there. A block number is a slot."""
+
+    name = ChainName.SOLANA
+    native = SOL
+
+    def __init__(self, settings: SolanaSettings, signers: Signers) -> None:
+        self._rpc = Rpc(settings.rpc_url, settings.rpc_timeout, settings.rpc_concurrency)
+        self._mint = Pubkey.from_string(settings.usdc)
+        self._builder = Builder(settings, self._rpc, signers)
+        self._sender = Sender(settings, self._rpc, signers, self._builder)
+        self._follower = Follower(self._rpc)
+
+    def address(self, text: str) -> str:
+        return addresses.checked(text, self._mint)
+
+    async def head(self) -> Head:
+        confirmed = await self._rpc.number("getSlot", "confirmed")
+        return Head(number=confirmed, finalized=await self._rpc.number("getSlot", "finalized"))
+
+    async def token_balance(self, address: str) -> int:
+        """USDC in the associated token account of `address`, at confirmed."""
+        token = await accounts.read_token(self._rpc, str(addresses.token_account(address, self._mint)))
+        return 0 if token is None else token.amount
+
+    async def native_balance(self, address: str) -> int:
+        """Lamports of `address`, at confirmed."""
+        _, found = await self._rpc.accounts([address], dataSlice={"offset": 0, "length": 0})
+        return accounts.lamports(found[address])
+
+    async def build(
+        self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
+    ) -> Built:
+        return await self._builder.build(session, org_id, address, payouts)
+
+    async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
+        await self._sender.broadcast(session, transaction_ids)
+
+    async def rebroadcast(self, session: AsyncSession) -> None:
+        await self._sender.rebroadcast(session)
+
+    async def follow(self, session: AsyncSession) -> list[Progress]:
+        return await self._follower.follow(session)
+
+    async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
+        """Nothing: a wallet of Solana pays in batches as it is."""
+        return []
+
+    async def close(self) -> None:
+        await self._rpc.close()

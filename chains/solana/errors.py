@@ -1,0 +1,33 @@
+"""Solana's transaction errors in words. Their JSON: `{"InstructionError": [index, reason]}`, or a name."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import msgspec
+
+# Custom 1 is the token program's InsufficientFunds and the system program's lack of lamports alike.
+INSUFFICIENT_FUNDS: Final[Any] = {"Custom": 1}
+ACCOUNT_FROZEN: Final[Any] = {"Custom": 17}
+
+_WORDS: Final = {1: "insufficient funds", 17: "account is frozen"}
+
+
+def instruction_error(error: Any) -> tuple[int | None, Any]:
+    """The index of the instruction that failed, None when it was none, and its reason."""
+    if (
+        isinstance(error, dict)
+        and isinstance(parts := error.get("InstructionError"), list)
+        and len(parts) == 2
+    ):
+        return int(parts[0]), parts[1]
+    return None, error
+
+
+def describe(error: Any) -> str:
+    """The error as a person may read it, the chain's own words included."""
+    index, reason = instruction_error(error)
+    custom = reason.get("Custom") if isinstance(reason, dict) else None
+    said = reason if isinstance(reason, str) else msgspec.json.encode(reason).decode()
+    words = f"{_WORDS[custom]} ({said})" if custom in _WORDS else said
+    return words if index is None else f"instruction {index}: {words}"

@@ -1,0 +1,222 @@
+"""What became of the transactions in the log, asked by signature: a call for 256 of them, and for those that
+are newly confirmed their balances, a call for each block that holds several or each transaction.
+
+Nothing is asked when nothing is open, whatever else happens on the chain, and after a day without a worker
+the first look costs as much as any other. There is no position to keep: the log is the position.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.log import Attempt, Mined
+from chains.protocol import (
+    ChainName,
+    ChainUnavailable,
+    Payout,
+    PayoutResult,
+    Progress,
+    TransactionStatus,
+)
+from chains.solana.errors import describe
+from chains.solana.rpc import Call, Rpc, RpcError
+from core.logs import get_logger
+
+# A node's recent memory spans some 300 slots; beyond half of that its history is searched too.
+_RECENT_SLOTS: Final = 150
+# A block of a busy chain has megabytes, a transaction a few kilobytes.
+_WORTH_A_BLOCK: Final = 16
+_OPTIONS: Final = {"commitment": "confirmed", "maxSupportedTransactionVersion": 1}
+# Agave's custom JSON-RPC errors: the slot was skipped, here or in long-term storage
+_SKIPPED: Final = (-32007, -32009)
+
+logger = get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _Landed:
+    """An attempt that is in a block that is confirmed at least."""
+
+    attempt: Attempt
+    slot: int
+    final: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """What a mined transaction took from its payer, in lamports, and its error."""
+
+    fee: int
+    rent: int
+    error: Any
+
+
+class Follower:
+    """Follows every wallet's transactions at once."""
+
+    def __init__(self, rpc: Rpc) -> None:
+        self._rpc = rpc
+
+    async def follow(self, session: AsyncSession) -> list[Progress]:
+        """See `Chain.follow`. Nothing is kept in memory: a call whose transaction is rolled back is repeated
+        by the next."""
+        attempts = await log.open_attempts(session, ChainName.SOLANA)
+        if not attempts:
+            return []
+        finalized = await self._rpc.number("getSlot", "finalized")
+        confirmed, unconfirmed = _by_transaction(attempts, finalized)
+        statuses = await self._statuses([*confirmed.values(), *unconfirmed.values()], finalized)
+        standing, moved_on, missing = [], dict(unconfirmed), {}
+        for id, of_one in confirmed.items():
+            landed = _landed(of_one, statuses)
+            if landed is None:
+                missing[id] = of_one
+            elif landed.slot != landed.attempt.block_number:
+                moved_on[id] = of_one
+            elif landed.final:
+                standing.append(id)
+        gone = await self._gone(missing)
+        dropped = [*gone, *(id for id in moved_on if id in confirmed)]
+        progress = await log.put_back(session, ChainName.SOLANA, ids=dropped) if dropped else []
+        found = {id: _landed(of_one, statuses) for id, of_one in moved_on.items()}
+        fresh = {id: landed for id, landed in found.items() if landed is not None}
+        told = await self._confirm(session, fresh)
+        standing += [one.transaction_id for one in told if fresh[one.transaction_id].final]
+        progress += told
+        if standing:
+            progress += await log.finalize(session, ChainName.SOLANA, ids=standing)
+        return progress
+
+    async def _statuses(self, asked: Sequence[Sequence[Attempt]], finalized: int) -> dict[str, Any]:
+        attempts = [attempt for of_one in asked for attempt in of_one]
+        old = [one.hash for one in attempts if one.created_height < finalized - _RECENT_SLOTS]
+        new = [one.hash for one in attempts if one.created_height >= finalized - _RECENT_SLOTS]
+        _, found = await self._rpc.statuses(new, history=False)
+        _, more = await self._rpc.statuses(old, history=True)
+        return found | more
+
+    async def _confirm(self, session: AsyncSession, landed: dict[str, _Landed]) -> list[Progress]:
+        """Write down what is newly mined and its costs. What the node has no balances of yet waits."""
+        costs = await self._costs(list(landed.values()))
+        known = {id: one for id, one in landed.items() if one.attempt.hash in costs}
+        if not known:
+            return []
+        paid = await log.payouts(session, list(known))
+        mined = [_mined(one, costs[one.attempt.hash], paid[id]) for id, one in known.items()]
+        await log.include(session, ChainName.SOLANA, mined)
+        return await log.confirm(session, ChainName.SOLANA, ids=list(known))
+
+    async def _costs(self, landed: Sequence[_Landed]) -> dict[str, _Costs]:
+        slots: dict[int, list[str]] = defaultdict(list)
+        for one in landed:
+            slots[one.slot].append(one.attempt.hash)
+        full = [slot for slot, hashes in slots.items() if len(hashes) >= _WORTH_A_BLOCK]
+        single = [hash for hashes in slots.values() if len(hashes) < _WORTH_A_BLOCK for hash in hashes]
+        options = _OPTIONS | {"transactionDetails": "accounts", "rewards": False}
+        calls: list[Call] = [("getBlock", [slot, options]) for slot in full]
+        calls += [("getTransaction", [hash, _OPTIONS | {"encoding": "base64"}]) for hash in single]
+        results = await self._rpc.results(calls)
+        costs: dict[str, _Costs] = {}
+        for block in results[: len(full)]:
+            for transaction in (block or {}).get("transactions", ()):
+                costs[transaction["transaction"]["signatures"][0]] = _read_costs(transaction["meta"])
+        for hash, transaction in zip(single, results[len(full) :], strict=True):
+            if transaction is not None:
+                costs[hash] = _read_costs(transaction["meta"])
+        return costs
+
+    async def _gone(self, missing: dict[str, list[Attempt]]) -> list[str]:
+        """Those of `missing`, confirmed once and now unknown to the node, that are surely in no block.
+
+        A null status alone is no proof: a node forgets. Only the finalized block itself, or that there is
+        none at its slot, tells.
+        """
+        if not missing:
+            return []
+        slots = sorted({of_one[0].block_number or 0 for of_one in missing.values()})
+        options = {
+            "commitment": "finalized",
+            "maxSupportedTransactionVersion": 1,
+            "transactionDetails": "signatures",
+            "rewards": False,
+        }
+        answers = await self._rpc.answers([("getBlock", [slot, options]) for slot in slots])
+        blocks = dict(zip(slots, answers, strict=True))
+        gone = []
+        for id, of_one in missing.items():
+            block = blocks[of_one[0].block_number or 0]
+            skipped = isinstance(block, RpcError) and block.code in _SKIPPED
+            if isinstance(block, dict):
+                skipped = not {one.hash for one in of_one} & set(block["signatures"])
+            log_as = logger.error if skipped else logger.warning
+            log_as("confirmed_transaction_missing", transactionId=id, gone=skipped)
+            if skipped:
+                gone.append(id)
+        return gone
+
+
+def _by_transaction(
+    attempts: Sequence[Attempt], finalized: int
+) -> tuple[dict[str, list[Attempt]], dict[str, list[Attempt]]]:
+    """Attempts by transaction: those that are CONFIRMED and of which the finalized slot has something new
+    to say, and those that are not confirmed."""
+    confirmed: dict[str, list[Attempt]] = defaultdict(list)
+    unconfirmed: dict[str, list[Attempt]] = defaultdict(list)
+    for one in attempts:
+        if one.status is not TransactionStatus.CONFIRMED:
+            unconfirmed[one.transaction_id].append(one)
+        elif one.block_number is not None and one.block_number <= finalized:
+            confirmed[one.transaction_id].append(one)
+    return confirmed, unconfirmed
+
+
+def _landed(of_one: Sequence[Attempt], statuses: dict[str, Any]) -> _Landed | None:
+    """Which attempt of a transaction is in a block that is at least confirmed."""
+    landed = []
+    for attempt in of_one:
+        status = statuses[attempt.hash]
+        if status is not None and status["confirmationStatus"] in ("confirmed", "finalized"):
+            final = status["confirmationStatus"] == "finalized"
+            landed.append((status["err"] is not None, _Landed(attempt, int(status["slot"]), final)))
+    if len(landed) > 1:
+        logger.critical(
+            "attempts_mined_twice",
+            transactionId=of_one[0].transaction_id,
+            hashes=[one.attempt.hash for _, one in landed],
+        )
+    return min(landed, key=lambda pair: pair[0])[1] if landed else None
+
+
+def _read_costs(meta: Any) -> _Costs:
+    """Fee and rent from the balances around the transaction.
+
+    Our transactions move lamports in two ways only: rent into accounts that they open, and the fee out of
+    all accounts. So rent is what the others gained. `meta.fee` is not used: not every node counts the
+    priority fee into it.
+    """
+    try:
+        before, after = meta["preBalances"], meta["postBalances"]
+        rent = sum(after[1:]) - sum(before[1:])
+        return _Costs(fee=before[0] - after[0] - rent, rent=rent, error=meta["err"])
+    except (KeyError, TypeError, IndexError):
+        raise ChainUnavailable("a mined transaction came without its balances") from None
+
+
+def _mined(landed: _Landed, costs: _Costs, payouts: Sequence[Payout]) -> Mined:
+    error = None if costs.error is None else describe(costs.error)
+    return Mined(
+        transaction_id=landed.attempt.transaction_id,
+        hash=landed.attempt.hash,
+        block_number=landed.slot,
+        block_hash="",
+        succeeded=error is None,
+        fee=costs.fee,
+        rent=costs.rent,
+        results=tuple(PayoutResult(payout.reference, error is None, error) for payout in payouts),
+    )

@@ -1,0 +1,125 @@
+"""What Solana asks of the log beyond what both chains do: by age, by expiry, and never uncommitted bytes.
+
+A row that this very transaction wrote carries `created_at = now()`. Sending its bytes before they are
+committed could pay twice after a crash, so every query for bytes to send leaves such rows out.
+`created_height` holds the slot at which the block hash was read; `expires_at` is a block height.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+from uuid import UUID
+
+from sqlalchemy import TextClause, text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains.protocol import ChainName
+
+CHAIN: Final = ChainName.SOLANA.value
+
+
+@dataclass(frozen=True, slots=True)
+class Open:
+    """The bytes of a transaction that is not known to be mined, and what it pays, in the smallest unit."""
+
+    raw: bytes
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
+class Bytes:
+    """An attempt: committed, and of a transaction that is not known to be mined."""
+
+    transaction_id: str
+    org_id: UUID
+    address: str
+    hash: str
+    raw: bytes
+    slot: int
+    expires_at: int
+
+
+_OPEN: Final = text(
+    """
+    SELECT newest.raw,
+           (SELECT coalesce(sum(amount), 0) FROM chain_payout WHERE transaction_id = transaction.id)
+    FROM chain_transaction AS transaction
+        CROSS JOIN LATERAL (
+            SELECT raw FROM chain_attempt
+            WHERE transaction_id = transaction.id ORDER BY created_at DESC LIMIT 1
+        ) AS newest
+    WHERE transaction.chain = :chain AND transaction.address = :address
+        AND transaction.status IN ('SIGNED', 'BROADCAST')
+    """
+)
+
+_NEWEST: Final = """
+    SELECT transaction.id, transaction.org_id, transaction.address, newest.hash, newest.raw,
+           newest.created_height, newest.expires_at
+    FROM chain_transaction AS transaction
+        CROSS JOIN LATERAL (
+            SELECT * FROM chain_attempt
+            WHERE transaction_id = transaction.id ORDER BY created_at DESC LIMIT 1
+        ) AS newest
+    WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
+        AND transaction.block_number IS NULL AND newest.created_at < now()
+"""
+_BY_ID: Final = text(f"{_NEWEST} AND transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id")
+_UNSEEN: Final = text(
+    f"{_NEWEST} AND (newest.sent_at IS NULL OR newest.sent_at < now() - CAST(:seconds AS float8) "
+    "* interval '1 second') ORDER BY newest.created_at, transaction.id"
+)
+_LOCK: Final = text(
+    """
+    SELECT id FROM chain_transaction
+    WHERE chain = :chain AND id = ANY(CAST(:ids AS text[])) AND status IN ('SIGNED', 'BROADCAST')
+        AND block_number IS NULL
+    ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
+    """
+)
+_ATTEMPTS: Final = text(
+    """
+    SELECT transaction_id, hash, created_height FROM chain_attempt
+    WHERE chain = :chain AND transaction_id = ANY(CAST(:ids AS text[]))
+    """
+)
+
+
+async def open_transactions(session: AsyncSession, address: str) -> list[Open]:
+    """What `address` has in flight: signed, perhaps sent, not confirmed."""
+    rows = await session.execute(_OPEN, {"chain": CHAIN, "address": address})
+    return [Open(bytes(raw), int(amount)) for raw, amount in rows]
+
+
+async def newest(session: AsyncSession, ids: Sequence[str]) -> list[Bytes]:
+    """The newest attempt of each of these transactions that is not mined. Older ones have expired."""
+    return await _read(session, _BY_ID, {"ids": list(ids)})
+
+
+async def unseen(session: AsyncSession, seconds: float) -> list[Bytes]:
+    """The newest attempt of each transaction that no node took, or took over `seconds` ago, and that is
+    not mined."""
+    return await _read(session, _UNSEEN, {"seconds": seconds})
+
+
+async def lock(session: AsyncSession, ids: Sequence[str]) -> list[str]:
+    """Lock those of `ids` that are still not mined, leaving out what somebody else holds."""
+    return list((await session.execute(_LOCK, {"chain": CHAIN, "ids": list(ids)})).scalars())
+
+
+async def attempts(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[str, int]]:
+    """All attempts of each transaction, mined or not: hash to the slot at which it was signed."""
+    found: dict[str, dict[str, int]] = {id: {} for id in ids}
+    for id, hash, slot in await session.execute(_ATTEMPTS, {"chain": CHAIN, "ids": list(ids)}):
+        found[id][hash] = slot
+    return found
+
+
+async def _read(session: AsyncSession, statement: TextClause, given: dict[str, object]) -> list[Bytes]:
+    rows = await session.execute(statement, {"chain": CHAIN} | given)
+    return [
+        Bytes(id, UUID(str(org_id)), address, hash, bytes(raw), slot, expires_at)
+        for id, org_id, address, hash, raw, slot, expires_at in rows
+    ]
