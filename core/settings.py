@@ -45,10 +45,13 @@ class SolanaSettings(BaseModel):
     rpc_url: str
     ws_url: str | None = None
     usdc: str = Field(description="Address of the USDC mint.")
-    batch_size: int = Field(default=20, ge=1, le=20, description="Most payments in one transaction.")
+    batch_size: int = Field(
+        default=18, ge=1, le=20, description="Most payments in one transaction; 18 fit, 9 to new recipients."
+    )
     max_in_flight: int = Field(default=64, ge=1, description="Unconfirmed transactions of one wallet.")
     poll_interval: float = Field(default=0.5, gt=0)
     rpc_timeout: float = Field(default=10.0, gt=0)
+    rpc_concurrency: int = Field(default=8, ge=1, description="Calls to the node under way at once.")
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
     max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
