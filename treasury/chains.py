@@ -1,31 +1,37 @@
-"""The chains that an installation runs, by name."""
+"""The chains that this installation runs, by name: one construction for every process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Final
 
-from chains.solana.chain import Solana
-
-from chains.ethereum.chain import Ethereum
 from chains.protocol import Chain, ChainName
 from chains.signers import Signer, Signers, UnknownKey
+from core.money import ETH, SOL, Currency
 from core.settings import Settings
 
 Chains = Mapping[ChainName, Chain]
 
+NATIVE: Final[dict[ChainName, Currency]] = {ChainName.ETHEREUM: ETH, ChainName.SOLANA: SOL}
+
 
 class NoSigners:
-    """For a process that reads chains and checks addresses, and must hold no key."""
+    """For a process that must not sign: it knows no key."""
 
     async def signer(self, address: str) -> Signer:
         raise UnknownKey(address)
 
 
 def build_chains(settings: Settings, signers: Signers) -> dict[ChainName, Chain]:
-    """Every chain that is configured. Asks no node."""
+    """The chains that are configured. Each holds a client of its node, to be closed by the caller."""
     chains: dict[ChainName, Chain] = {}
+    # Imported where they are used: each brings a large library, which an installation may do without.
     if settings.ethereum is not None:
+        from chains.ethereum.chain import Ethereum
+
         chains[ChainName.ETHEREUM] = Ethereum(settings.ethereum, signers)
     if settings.solana is not None:
+        from chains.solana.chain import Solana
+
         chains[ChainName.SOLANA] = Solana(settings.solana, signers)
     return chains
