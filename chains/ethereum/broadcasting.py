@@ -14,9 +14,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import receipts
+from chains.ethereum.bumping import bump
 from chains.ethereum.rpc import Rpc, RpcError, quantity
 from chains.log import Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable
+from chains.signers import Signers
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
@@ -40,11 +42,19 @@ async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[s
     await _send(rpc, session, await log.sendable(session, ChainName.ETHEREUM, transaction_ids))
 
 
-async def rebroadcast(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) -> None:
+async def rebroadcast(rpc: Rpc, settings: EthereumSettings, signers: Signers, session: AsyncSession) -> None:
     """Send again what no node is known to have taken, and what is not mined `rebroadcast_after` blocks after
-    it was signed. Raises `ChainUnavailable` when not even the height is to be had."""
+    it was signed; the same bytes, and a second attempt at a higher fee where the first cannot be mined.
+
+    Raises `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
+    """
     height = quantity(await rpc.call("eth_blockNumber"))
-    waiting = await log.unmined(session, ChainName.ETHEREUM, height - settings.rebroadcast_after)
+    late = height - settings.rebroadcast_after
+    waiting = await log.unmined(session, ChainName.ETHEREUM, late)
+    if waiting:
+        ids = sorted({one.transaction_id for one in waiting})
+        await bump(rpc, settings, signers, session, ids, height)
+        waiting = await log.unmined(session, ChainName.ETHEREUM, late)
     used = await _send(rpc, session, waiting)
     if used:
         await _find(rpc, settings, session, used)
@@ -87,7 +97,8 @@ async def _find(
     The follower will read what lies ahead of it; what it overlooked is taken up here. The last kind is never
     sent under another nonce: it stays in flight until a person has looked.
     """
-    hashes = [one.hash for one in used]
+    others = await log.sendable(session, ChainName.ETHEREUM, [one.transaction_id for one in used])
+    hashes = [one.hash for one in others]
     attempts = {one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, hashes)}
     final, *answers = await rpc.results(
         [
@@ -100,8 +111,9 @@ async def _find(
         for attempt, receipt in zip(attempts.values(), answers, strict=True)
         if receipt is not None
     ]
-    missing = attempts.keys() - {attempt.hash for attempt, _ in mined}
-    await _quarantine(rpc, settings, session, [attempts[hash] for hash in sorted(missing)])
+    found = {attempt.transaction_id for attempt, _ in mined}
+    missing = [attempt for attempt in attempts.values() if attempt.transaction_id not in found]
+    await _quarantine(rpc, settings, session, missing)
     overlooked = await _read_before(session, mined, quantity(final["number"]) if final else 0)
     await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
 

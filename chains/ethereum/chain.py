@@ -63,7 +63,7 @@ class Ethereum:
         await broadcasting.broadcast(self._rpc, session, transaction_ids)
 
     async def rebroadcast(self, session: AsyncSession) -> None:
-        await broadcasting.rebroadcast(self._rpc, self._settings, session)
+        await broadcasting.rebroadcast(self._rpc, self._settings, self._signers, session)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return await following.follow(self._rpc, self._settings, session)

@@ -29,6 +29,20 @@ class Fees:
 FEE_HISTORY: Final[Call] = ("eth_feeHistory", [hex(_BLOCKS), "latest", [_PERCENTILE]])
 
 
+def next_base_fee(history: Any) -> int:
+    """Base fee of the next block, from the answer to `FEE_HISTORY`. Raises `ChainUnavailable`."""
+    try:
+        return quantity(history["baseFeePerGas"][-1])
+    except (KeyError, IndexError, TypeError):
+        raise ChainUnavailable("the node's fee history cannot be read") from None
+
+
+def replacement(old: Fees, offered: Fees) -> Fees:
+    """Fees that displace `old` in a node's pool: both an eighth higher at least; nodes ask for a tenth."""
+    tip = max(offered.tip, -(-old.tip * 9 // 8))
+    return Fees(max_fee=max(offered.max_fee, -(-old.max_fee * 9 // 8), tip), tip=tip)
+
+
 def offer(history: Any, settings: EthereumSettings) -> Fees:
     """The fees to sign with, from the answer to `FEE_HISTORY`.
 
@@ -36,8 +50,8 @@ def offer(history: Any, settings: EthereumSettings) -> Fees:
     each of which raises the base fee by an eighth. The tip is what the median transaction of the last blocks
     gave, and no less than `priority_fee_wei`. Raises `FeesTooHigh`, or `ChainUnavailable`.
     """
+    base = next_base_fee(history)
     try:
-        base = quantity(history["baseFeePerGas"][-1])
         rewards = [quantity(block[0]) for block in history.get("reward") or ()]
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ChainUnavailable("the node's fee history cannot be read") from None

@@ -24,6 +24,9 @@ _DYNAMIC_FEE: Final = b"\x02"
 _SET_CODE: Final = b"\x04"
 _AUTHORIZATION: Final = b"\x05"
 _DELEGATION: Final = bytes.fromhex("ef0100")
+# Where both types have these fields.
+_TIP: Final = 2
+_MAX_FEE: Final = 3
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 _Field = bytes | list["_Field"]
@@ -68,6 +71,19 @@ async def sign_delegation(
     signature = await _signature(signer, keccak(_AUTHORIZATION + rlp.encode(authorization)))
     call = Call(nonce=nonce, to=signer.address, data=b"", gas=gas)
     return await _sign(signer, _SET_CODE, [*_common(chain_id, fees, call), [[*authorization, *signature]]])
+
+
+async def sign_again(signer: Signer, raw: bytes, fees: Fees) -> Signed:
+    """The same transaction with the same nonce at other fees: of the two, one at most can ever be mined."""
+    unsigned = rlp.decode(raw[1:])[:-3]
+    unsigned[_TIP], unsigned[_MAX_FEE] = _integer(fees.tip), _integer(fees.max_fee)
+    return await _sign(signer, raw[:1], unsigned)
+
+
+def fees_of(raw: bytes) -> Fees:
+    """What a signed transaction offers."""
+    fields = rlp.decode(raw[1:])
+    return Fees(max_fee=int.from_bytes(fields[_MAX_FEE]), tip=int.from_bytes(fields[_TIP]))
 
 
 def delegation_code(delegate: str) -> bytes:

@@ -6,7 +6,7 @@ a follower wait for one another in turn, and every step names the states it may 
 changes nothing the second time.
 """
 
-from chains.log.moving import Mined, confirm, expire, finalize, include, put_back
+from chains.log.moving import Mined, confirm, expire, finalize, hold, include, put_back
 from chains.log.position import BLOCKS_KEPT, add_blocks, blocks, drop_blocks, hold_blocks
 from chains.log.reading import (
     Attempt,
@@ -37,6 +37,7 @@ __all__ = [
     "drop_blocks",
     "expire",
     "finalize",
+    "hold",
     "hold_blocks",
     "in_flight",
     "include",

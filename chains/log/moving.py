@@ -62,6 +62,11 @@ _RESULTS: Final = text(
 )
 
 
+async def hold(session: AsyncSession, ids: Sequence[str]) -> None:
+    """Keep these transactions from being changed by others until the caller's transaction ends."""
+    await session.execute(_LOCK, {"ids": list(ids)})
+
+
 async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined]) -> None:
     """Note that these transactions are in a block, and what it did. They are not CONFIRMED by that, and one
     that is CONFIRMED or further is left as it is."""

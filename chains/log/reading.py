@@ -44,6 +44,7 @@ class Sendable:
     transaction_id: str
     org_id: UUID
     address: str
+    kind: TransactionKind
     nonce: int | None
     expires_at: int | None
     raw: bytes
@@ -94,9 +95,9 @@ async def open_attempts(
 
 # `place` is the order of sending within an address: a node queues, or drops, what has a gap before it.
 _SENDABLE: Final = """
-    SELECT hash, id, org_id, address, nonce, expires_at, raw FROM (
-        SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.nonce,
-               attempt.expires_at, attempt.raw,
+    SELECT hash, id, org_id, address, kind, nonce, expires_at, raw FROM (
+        SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.kind,
+               transaction.nonce, attempt.expires_at, attempt.raw,
                row_number() OVER (
                    PARTITION BY transaction.address
                    ORDER BY transaction.nonce, transaction.id, attempt.created_at
@@ -121,20 +122,19 @@ async def sendable(session: AsyncSession, chain: ChainName, transaction_ids: Seq
     if not transaction_ids:
         return []
     rows = await session.execute(_SENDABLE_BY_ID, {"chain": chain.value, "ids": list(transaction_ids)})
-    return [Sendable(*_with_uuid(row)) for row in rows]
+    return [_sendable(row) for row in rows]
 
 
 async def unmined(session: AsyncSession, chain: ChainName, height: int, most: int = 256) -> list[Sendable]:
     """Bytes that no node is known to have taken, or that were signed at `height` or below and are still not
     mined; in the order of their nonces, at most `most` of each address."""
     rows = await session.execute(_UNMINED, {"chain": chain.value, "height": height, "most": most})
-    return [Sendable(*_with_uuid(row)) for row in rows]
+    return [_sendable(row) for row in rows]
 
 
-def _with_uuid(row: Row[Any]) -> list[Any]:
-    values = list(row)
-    values[2] = UUID(str(values[2]))
-    return values
+def _sendable(row: Row[Any]) -> Sendable:
+    hash, id, org_id, address, kind, nonce, expires_at, raw = tuple(row)
+    return Sendable(hash, id, UUID(str(org_id)), address, TransactionKind(kind), nonce, expires_at, raw)
 
 
 _PAYOUTS: Final = text(

@@ -10,6 +10,7 @@ from sqlalchemy import text
 
 from chains.ethereum import Ethereum
 from chains.ethereum.building import InsufficientGas
+from chains.ethereum.fees import FeesTooHigh
 from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
 from chains.signers.keystore import Secp256k1Signer
 from sandbox import anvil
@@ -317,3 +318,36 @@ async def test_two_dispatchers_of_one_wallet_never_share_a_nonce(wallet: Wallet)
     built = await asyncio.gather(*(wallet.store(payouts(3)) for _ in range(4)))
     nonces = sorted(one.nonce for each in built for one in each.transactions if one.nonce is not None)
     assert nonces == list(range(12))
+
+
+async def test_a_transaction_below_the_base_fee_is_offered_for_more_and_pays_once(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    built = await wallet.pay([payout])
+    for _ in range(4):
+        await wallet.rpc("anvil_setNextBlockBaseFeePerGas", hex(100 * 10**9))
+        await wallet.mine()
+    assert await wallet.confirmed() == []
+    await wallet.rebroadcast()
+    await wallet.rebroadcast()
+    assert await wallet.rows("SELECT count(*) FROM chain_attempt") == [(2,)]
+    await wallet.mine()
+    (confirmed,) = await wallet.confirmed()
+    await wallet.mine(4)
+    await wallet.rebroadcast()
+
+    assert confirmed.hash != built.transactions[0].hash
+    assert await wallet.statuses() == [(0, "CONFIRMED")]
+    assert await wallet.usdc(wallet.address, payout.to) == [999 * USDC, USDC]
+
+
+async def test_no_more_is_offered_than_the_cap(wallet: Wallet) -> None:
+    await wallet.pay(payouts(1))
+    for _ in range(4):
+        await wallet.rpc("anvil_setNextBlockBaseFeePerGas", hex(600 * 10**9))
+        await wallet.mine()
+    with pytest.raises(FeesTooHigh):
+        await wallet.store(payouts(1))
+    await wallet.rebroadcast()
+    assert await wallet.rows("SELECT count(*) FROM chain_attempt") == [(1,)]
+    await wallet.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**9))
+    await wallet.mine()
