@@ -14,16 +14,15 @@ Each is a transfer of that kind between the accounts of a fund and the world. Th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlmodel import col, select
 
 from core.errors import CofferError
-from ledger.models import Kind, Phase, TransferRecord
+from ledger.models import Kind
 from ledger.posting import Hold, Move, Step, post
 
 
@@ -159,28 +158,66 @@ async def get_treasury_net_position(session: AsyncSession, org_id: UUID) -> list
     return [ChainPosition(row.chain, row.currency, int(row.available), int(row.reserved)) for row in rows]
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One entry as a reader sees it: `amount` in smallest units, `cause` the payment it belongs to."""
+
+    id: UUID
+    cause: str | None
+    kind: Kind
+    amount: int
+    currency: str
+    chain: str
+    recorded_at: datetime
+
+
+_ENTRIES = text(
+    """
+    SELECT id, cause, kind, amount, currency, recorded_at,
+           split_part(place, ':', CASE WHEN place LIKE 'wallet:%' THEN 2 ELSE 3 END) AS chain
+    FROM (
+        SELECT transfer.id, transfer.cause, transfer.kind, transfer.amount, transfer.currency,
+               transfer.recorded_at,
+               CASE WHEN debit.name LIKE 'wallet:%' OR debit.name LIKE 'escrow:%'
+                    THEN debit.name ELSE credit.name END AS place
+        FROM ledger_transfer AS transfer
+            JOIN ledger_account AS debit ON debit.id = transfer.debit_account_id
+            JOIN ledger_account AS credit ON credit.id = transfer.credit_account_id
+        WHERE transfer.org_id = CAST(:org_id AS uuid)
+          AND transfer.kind = ANY(CAST(:kinds AS text[]))
+          AND transfer.phase IN ('posted', 'pending')
+          AND (CAST(:cause AS text) IS NULL OR transfer.cause = CAST(:cause AS text))
+          AND (CAST(:after AS uuid) IS NULL OR transfer.id > CAST(:after AS uuid))
+    ) AS entry
+    WHERE (place LIKE 'wallet:%' OR place LIKE 'escrow:%') AND place NOT LIKE 'escrow:%:bank:%'
+    ORDER BY id
+    LIMIT :most
+    """
+)
+
+
 async def list_entries(
     session: AsyncSession, org_id: UUID, cause: str | None, limit: int, after: UUID | None = None
-) -> Sequence[TransferRecord]:
-    """The treasury's entries in the order they were made, of one payment or of all, from after an id.
+) -> list[Entry]:
+    """The treasury's entries on chains in the order they were made, of one payment or of all, from after
+    an id.
 
     The row that resolves a hold is no entry of its own: it says what became of the debit.
     """
-    query = (
-        select(TransferRecord)
-        .where(
-            col(TransferRecord.org_id) == org_id,
-            col(TransferRecord.kind).in_(_ENTRY_KINDS),
-            col(TransferRecord.phase).in_([Phase.POSTED, Phase.PENDING]),
-        )
-        .order_by(col(TransferRecord.id))
-        .limit(limit)
+    rows = await session.execute(
+        _ENTRIES,
+        {
+            "org_id": org_id,
+            "kinds": [kind.value for kind in _ENTRY_KINDS],
+            "cause": cause,
+            "after": after,
+            "most": limit,
+        },
     )
-    if cause is not None:
-        query = query.where(col(TransferRecord.cause) == cause)
-    if after is not None:
-        query = query.where(col(TransferRecord.id) > after)
-    return (await session.scalars(query)).all()
+    return [
+        Entry(row.id, row.cause, Kind(row.kind), int(row.amount), row.currency, row.chain, row.recorded_at)
+        for row in rows
+    ]
 
 
 _ENTRY_KINDS = (Kind.RESERVE, Kind.DEBIT, Kind.FEE, Kind.RELEASE, Kind.REFUND)

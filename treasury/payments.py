@@ -56,6 +56,14 @@ def check(chains: Chains, body: PaymentIntentCreate) -> Wanted:
     return Wanted(body, chain.address(body.to))
 
 
+def canonical(want: Wanted) -> list[Any]:
+    """What makes two wanted payments the same one: however amount and recipient were spelt."""
+    body = want.body
+    return [
+        body.chain, body.currency, body.amount, want.recipient, body.from_, body.reference, body.metadata
+    ]  # fmt: skip
+
+
 _INSERT = text(
     """
     INSERT INTO payment_intent (org_id, id, chain, currency, amount, recipient, source, wallet_id, fund_id,

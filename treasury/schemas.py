@@ -21,12 +21,17 @@ from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from chains.protocol import ChainName
+from core.identifiers import is_id, to_id
 from core.json import encode
 from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
+from ledger.entries import ChainPosition, Entry
+from ledger.models import Kind
 from treasury.models import IntentStatus, PaymentIntent
 
 MAX_BATCH = 10_000
 _MAX_METADATA_BYTES = 4096
+_MAX_METADATA_DEPTH = 16
+_MAX_METADATA_EXPONENT = 100
 
 
 def _clean(text: Any) -> Any:
@@ -42,7 +47,8 @@ Text = Annotated[str, BeforeValidator(_clean)]
 
 
 def _storable(value: Any) -> Any:
-    """Metadata as it may be kept: an object of limited size without characters that cannot be stored."""
+    """Metadata as it may be kept: an object of limited size and depth, of text and numbers that every
+    reader can bear."""
     if isinstance(value, dict):
         try:
             encoded = encode(value)
@@ -52,7 +58,21 @@ def _storable(value: Any) -> Any:
             raise PydanticCustomError("metadata", "must not exceed 4096 bytes of JSON")
         if b"\\u0000" in encoded:
             raise PydanticCustomError("metadata", "must not hold NUL characters")
+        _check_parts(value, 1)
     return value
+
+
+def _check_parts(value: Any, depth: int) -> None:
+    if depth > _MAX_METADATA_DEPTH:
+        raise PydanticCustomError(
+            "metadata", "must not be nested more than {most} deep", {"most": _MAX_METADATA_DEPTH}
+        )
+    for part in value.values() if isinstance(value, dict) else value:
+        if isinstance(part, dict | list):
+            _check_parts(part, depth + 1)
+        # A short token such as 1e999999 would be stored, and read back, with all of its digits.
+        elif isinstance(part, Decimal) and abs(part.adjusted()) > _MAX_METADATA_EXPONENT:
+            raise PydanticCustomError("metadata", "must not hold numbers beyond 1e100 or below 1e-100")
 
 
 class Request(BaseModel):
@@ -220,17 +240,53 @@ class PositionRead(Shape):
     reserved: Decimal
     total: Decimal
 
+    @classmethod
+    def of(cls, position: ChainPosition) -> PositionRead:
+        """The public shape of a position in smallest units."""
+        currency = CURRENCIES[position.currency]
+        return cls(
+            chain=ChainName(position.chain),
+            currency=currency.code,
+            available=to_decimal(position.available, currency),
+            reserved=to_decimal(position.reserved, currency),
+            total=to_decimal(position.total, currency),
+        )
+
+
+EntryType = Literal["reserve", "debit", "fee", "release", "refund"]
+_ENTRY_TYPE: dict[Kind, EntryType] = {
+    Kind.RESERVE: "reserve",
+    Kind.DEBIT: "debit",
+    Kind.FEE: "fee",
+    Kind.RELEASE: "release",
+    Kind.REFUND: "refund",
+}
+
 
 class LedgerEntryRead(Shape):
     """An entry of the treasury's ledger."""
 
     id: str
     payment_intent_id: str | None
-    type: Literal["reserve", "debit", "fee", "release", "refund"]
+    type: EntryType
     amount: Decimal
     currency: str
     chain: ChainName
     created_at: datetime
+
+    @classmethod
+    def of(cls, entry: Entry) -> LedgerEntryRead:
+        """The public shape of an entry of the books."""
+        cause = entry.cause
+        return cls.model_construct(
+            id=to_id("le", str(entry.id)),
+            payment_intent_id=cause if cause is not None and is_id("pi", cause) else None,
+            type=_ENTRY_TYPE[entry.kind],
+            amount=to_decimal(entry.amount, CURRENCIES[entry.currency]),
+            currency=entry.currency,
+            chain=ChainName(entry.chain),
+            created_at=entry.recorded_at,
+        )
 
 
 class Pagination(Shape):
@@ -238,3 +294,29 @@ class Pagination(Shape):
 
     cursor: str | None
     has_more: bool
+
+
+class PaymentIntentPage(Shape):
+    """A page of payment intents, the newest first."""
+
+    data: list[PaymentIntentRead]
+    pagination: Pagination
+
+
+class LedgerEntryPage(Shape):
+    """A page of ledger entries, the oldest first."""
+
+    data: list[LedgerEntryRead]
+    pagination: Pagination
+
+
+class WalletList(Shape):
+    """The treasury wallets, the oldest first."""
+
+    data: list[WalletRead]
+
+
+class PositionList(Shape):
+    """The net position by chain and currency."""
+
+    data: list[PositionRead]

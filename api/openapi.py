@@ -1,0 +1,75 @@
+"""The OpenAPI 3.1 description: FastAPI's, with how callers prove themselves and what is refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+
+from api.authentication import Allowed
+from core.organisations import SCOPES
+
+DESCRIPTION = """
+Amounts are exact decimals: sent as a string or a number, answered as a number with every digit.
+A request that commits money carries an `Idempotency-Key`: sent again with the same body, it is answered
+with the same bytes and `Idempotent-Replayed: true`, and nothing happens twice.
+Every error has one shape, `{"error": {"code", "message", "details", "timestamp", "requestId"}}`.
+"""
+
+_SCHEMES: dict[str, Any] = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "An API key or an access token."},
+    "oauth2": {
+        "type": "oauth2",
+        "flows": {
+            "clientCredentials": {
+                "tokenUrl": "/v1/oauth/token",
+                "scopes": {scope: scope.replace(":", " the ") for scope in SCOPES},
+            }
+        },
+    },
+    "client": {"type": "http", "scheme": "basic", "description": "An OAuth2 client's id and secret."},
+}
+
+
+def describe(app: FastAPI) -> None:
+    """Give `app` its description, made when it is first asked for."""
+
+    def description() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            app.openapi_schema = _description(app)
+        return app.openapi_schema
+
+    app.openapi = description  # type: ignore[method-assign]
+
+
+def _description(app: FastAPI) -> dict[str, Any]:
+    schema = get_openapi(
+        title=app.title,
+        version=app.version,
+        openapi_version="3.1.0",
+        summary=app.summary,
+        description=DESCRIPTION,
+        routes=app.routes,
+    )
+    components = schema["components"]
+    components["securitySchemes"] = _SCHEMES
+    # FastAPI's own shape of a refusal is never answered here.
+    components["schemas"].pop("HTTPValidationError", None)
+    components["schemas"].pop("ValidationError", None)
+    refused = {"$ref": "#/components/schemas/ErrorEnvelope"}
+    for route in app.routes:
+        if not isinstance(route, APIRoute) or not route.include_in_schema:
+            continue
+        scope = next(
+            (d.call.scope for d in route.dependant.dependencies if isinstance(d.call, Allowed)), None
+        )
+        for method in route.methods or ():
+            operation = schema["paths"][route.path_format][method.lower()]
+            if scope is not None:
+                operation["security"] = [{"bearer": []}, {"oauth2": [scope]}]
+            for status, response in operation["responses"].items():
+                if status == "422" and "HTTPValidationError" in str(response):
+                    response["content"]["application/json"]["schema"] = refused
+    return schema
