@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from uuid import UUID, uuid4
+
+import pytest
+
+from core.database import Database
+from core.errors import CofferError
+from ledger.accounts import AccountSpec, list_accounts, open_accounts
+from ledger.entries import FundAccounts
+from ledger.models import AccountType, Kind
+from ledger.posting import Command, Move, Posted, post
+
+OPENING = 1_000
+
+
+@dataclass
+class Wallet:
+    """An organisation with one wallet of 1,000 units in the books, as the API's role sees it."""
+
+    database: Database
+    org_id: UUID
+    ids: dict[str, int]
+
+    @property
+    def fund(self) -> FundAccounts:
+        return FundAccounts(self.ids["available"], self.ids["reserved"])
+
+    async def post(self, *commands: Command) -> Sequence[Posted | CofferError]:
+        async with self.database.organisation(self.org_id) as session:
+            outcomes = await post(session, self.org_id, commands)
+            await session.commit()
+            return outcomes
+
+    async def balances(self) -> dict[str, tuple[int, int]]:
+        """Posted balance and what is available of every account, by the last part of its name."""
+        async with self.database.organisation(self.org_id) as session:
+            accounts = await list_accounts(session, self.org_id)
+            return {account.name.split(":")[-1]: (account.balance, account.available) for account in accounts}
+
+
+@pytest.fixture
+async def wallet(app_database: Database) -> AsyncIterator[Wallet]:
+    org_id = uuid4()
+    specs = {
+        "opening": AccountSpec("platform:opening", "USDC", AccountType.EQUITY),
+        "available": AccountSpec("wallet:ethereum:0xabc:available", "USDC", AccountType.ASSET),
+        "reserved": AccountSpec("wallet:ethereum:0xabc:reserved", "USDC", AccountType.ASSET),
+        "beneficiary": AccountSpec("ext:beneficiary", "USDC", AccountType.EXPENSE, overdraft=True),
+        "gas": AccountSpec("wallet:ethereum:0xabc:gas", "ETH", AccountType.ASSET, overdraft=True),
+        "network-fees": AccountSpec("platform:network-fees", "ETH", AccountType.EXPENSE, overdraft=True),
+    }
+    async with app_database.organisation(org_id) as session:
+        accounts = await open_accounts(session, org_id, specs.values())
+        await session.commit()
+    ids = {short: accounts[spec.name, spec.currency] for short, spec in specs.items()}
+    wallet = Wallet(app_database, org_id, ids)
+    await wallet.post([Move(Kind.OPENING, debit=ids["available"], credit=ids["opening"], amount=OPENING)])
+    yield wallet
