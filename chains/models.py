@@ -9,7 +9,17 @@ from __future__ import annotations
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, ForeignKey, Index, LargeBinary, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    LargeBinary,
+    Text,
+    UniqueConstraint,
+    text,
+)
 from sqlmodel import Field, SQLModel
 
 from core.columns import instant, typeid, units
@@ -60,11 +70,16 @@ class ChainAttempt(SQLModel, table=True):
     have been sent. `created_height` is the chain's height when they were signed."""
 
     __tablename__ = "chain_attempt"
-    __table_args__ = (Index("ix_chain_attempt_transaction", "transaction_id"), Index("ix_chain_attempt_org", "org_id"))
+    __table_args__ = (
+        Index("ix_chain_attempt_transaction", "transaction_id"),
+        Index("ix_chain_attempt_org", "org_id"),
+    )
 
     chain: str = Field(primary_key=True)
     hash: str = Field(primary_key=True)
-    transaction_id: str = Field(sa_column=Column(Text(collation="C"), ForeignKey("chain_transaction.id"), nullable=False))
+    transaction_id: str = Field(
+        sa_column=Column(Text(collation="C"), ForeignKey("chain_transaction.id"), nullable=False)
+    )
     org_id: UUID
     raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_height: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))

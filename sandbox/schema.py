@@ -29,6 +29,7 @@ class Schema:
     """The roles of a cluster, and databases with Coffer's tables in it."""
 
     def __init__(self, postgres: Postgres, folder: Folder) -> None:
+        """The roles' passwords are secrets of `folder`."""
         self._postgres = postgres
         self._passwords = {role: folder.secret(role).hex() for role in ROLES}
 

@@ -50,7 +50,9 @@ class Secp256k1Signer:
 
     def __init__(self, secret: bytes) -> None:
         self._key = coincurve.PrivateKey(secret)
-        self.address = str(to_checksum_address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:]))
+        self.address = str(
+            to_checksum_address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:])
+        )
 
     async def sign(self, payload: bytes) -> bytes:
         return self._key.sign_recoverable(payload, hasher=None)
