@@ -44,6 +44,14 @@ def uuid_cursor(cursor: str | None) -> UUID | None:
         raise BadCursor from None
 
 
+def number_cursor(cursor: str | None) -> int:
+    """The number that a cursor stands for, 0 for none. Raises `BadCursor`."""
+    position = from_cursor(cursor) or "0"
+    if not position.isdecimal() or not position.isascii() or len(position) > 18:
+        raise BadCursor
+    return int(position)
+
+
 def page(rows: Sequence[BaseModel], following: str | None) -> bytes:
     """A page of a list: `following` is the place of its last row if there are more."""
     cursor = None if following is None else to_cursor(following)

@@ -131,7 +131,7 @@ async def find_presented(session: AsyncSession, presented: bytes) -> Credential 
 
 
 async def issue_access_token(session: AsyncSession, org_id: UUID, scopes: Sequence[str], seconds: int) -> str:
-    """A new access token that expires after `seconds`; only its digest is kept, in the caller's transaction."""
+    """A new access token that expires after `seconds`; only its digest is kept."""
     expires_at = now() + timedelta(seconds=seconds)
     _, token = await issue(session, org_id, CredentialKind.ACCESS_TOKEN, scopes, expires_at)
     return token

@@ -77,12 +77,19 @@ async def open_account(session: AsyncSession, org_id: UUID, spec: AccountSpec) -
     return (await open_accounts(session, org_id, [spec]))[spec.name, spec.currency]
 
 
-async def list_accounts(session: AsyncSession, org_id: UUID, prefix: str = "") -> Sequence[Account]:
-    """The accounts whose name is `prefix` or begins with it, by name and currency."""
+async def list_accounts(
+    session: AsyncSession, org_id: UUID, prefix: str = "", *, after: int = 0, limit: int | None = None
+) -> Sequence[Account]:
+    """The accounts whose name begins with `prefix` in the order they were opened, from after an id."""
     query = (
         select(Account)
-        .where(col(Account.org_id) == org_id, col(Account.name).startswith(prefix, autoescape=True))
-        .order_by(col(Account.name), col(Account.currency))
+        .where(
+            col(Account.org_id) == org_id,
+            col(Account.name).startswith(prefix, autoescape=True),
+            col(Account.id) > after,
+        )
+        .order_by(col(Account.id))
+        .limit(limit)
     )
     return (await session.scalars(query)).all()
 

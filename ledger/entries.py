@@ -171,8 +171,7 @@ class Entry:
     recorded_at: datetime
 
 
-_ENTRIES = text(
-    """
+_ENTRIES = """
     SELECT id, cause, kind, amount, currency, recorded_at,
            split_part(place, ':', CASE WHEN place LIKE 'wallet:%' THEN 2 ELSE 3 END) AS chain
     FROM (
@@ -183,17 +182,17 @@ _ENTRIES = text(
         FROM ledger_transfer AS transfer
             JOIN ledger_account AS debit ON debit.id = transfer.debit_account_id
             JOIN ledger_account AS credit ON credit.id = transfer.credit_account_id
-        WHERE transfer.org_id = CAST(:org_id AS uuid)
-          AND transfer.kind = ANY(CAST(:kinds AS text[]))
+        WHERE transfer.org_id = CAST(:org_id AS uuid) {narrowed}
+          AND transfer.kind IN ('reserve', 'debit', 'fee', 'release', 'refund')
           AND transfer.phase IN ('posted', 'pending')
-          AND (CAST(:cause AS text) IS NULL OR transfer.cause = CAST(:cause AS text))
           AND (CAST(:after AS uuid) IS NULL OR transfer.id > CAST(:after AS uuid))
     ) AS entry
     WHERE (place LIKE 'wallet:%' OR place LIKE 'escrow:%') AND place NOT LIKE 'escrow:%:bank:%'
     ORDER BY id
     LIMIT :most
-    """
-)
+"""
+_ALL_ENTRIES = text(_ENTRIES.format(narrowed=""))
+_ENTRIES_OF = text(_ENTRIES.format(narrowed="AND transfer.cause = :cause"))
 
 
 async def list_entries(
@@ -204,20 +203,12 @@ async def list_entries(
 
     The row that resolves a hold is no entry of its own: it says what became of the debit.
     """
-    rows = await session.execute(
-        _ENTRIES,
-        {
-            "org_id": org_id,
-            "kinds": [kind.value for kind in _ENTRY_KINDS],
-            "cause": cause,
-            "after": after,
-            "most": limit,
-        },
-    )
+    given = {"org_id": org_id, "after": after, "most": limit}
+    if cause is None:
+        rows = await session.execute(_ALL_ENTRIES, given)
+    else:
+        rows = await session.execute(_ENTRIES_OF, given | {"cause": cause})
     return [
         Entry(row.id, row.cause, Kind(row.kind), int(row.amount), row.currency, row.chain, row.recorded_at)
         for row in rows
     ]
-
-
-_ENTRY_KINDS = (Kind.RESERVE, Kind.DEBIT, Kind.FEE, Kind.RELEASE, Kind.REFUND)

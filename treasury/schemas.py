@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import unicodedata
 from datetime import datetime
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AliasChoices,
-    BaseModel,
     BeforeValidator,
     ConfigDict,
     Field,
@@ -17,13 +15,13 @@ from pydantic import (
     ValidationInfo,
     field_validator,
 )
-from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
 from chains.protocol import ChainName
 from core.identifiers import is_id, to_id
 from core.json import encode
 from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
+from core.shapes import Pagination, Request, Shape, Text
 from ledger.entries import ChainPosition, Entry
 from ledger.models import Kind
 from treasury.models import IntentStatus, PaymentIntent
@@ -32,18 +30,6 @@ MAX_BATCH = 10_000
 _MAX_METADATA_BYTES = 4096
 _MAX_METADATA_DEPTH = 16
 _MAX_METADATA_EXPONENT = 100
-
-
-def _clean(text: Any) -> Any:
-    """Refuse control characters and half surrogate pairs, which no bank, log or database can carry."""
-    if isinstance(text, str) and not text.isprintable():
-        for character in text:
-            if unicodedata.category(character) in ("Cc", "Cs"):
-                raise PydanticCustomError("control_character", "must not hold control characters")
-    return text
-
-
-Text = Annotated[str, BeforeValidator(_clean)]
 
 
 def _storable(value: Any) -> Any:
@@ -73,18 +59,6 @@ def _check_parts(value: Any, depth: int) -> None:
         # A short token such as 1e999999 would be stored, and read back, with all of its digits.
         elif isinstance(part, Decimal) and abs(part.adjusted()) > _MAX_METADATA_EXPONENT:
             raise PydanticCustomError("metadata", "must not hold numbers beyond 1e100 or below 1e-100")
-
-
-class Request(BaseModel):
-    """A body that a caller sends. A field that is not known is refused: it may be a misspelt one."""
-
-    model_config = ConfigDict(alias_generator=to_camel, extra="forbid", frozen=True, populate_by_name=False)
-
-
-class Shape(BaseModel):
-    """A body that a caller gets."""
-
-    model_config = ConfigDict(alias_generator=to_camel, populate_by_name=True)
 
 
 class PaymentIntentCreate(Request):
@@ -287,13 +261,6 @@ class LedgerEntryRead(Shape):
             chain=ChainName(entry.chain),
             created_at=entry.recorded_at,
         )
-
-
-class Pagination(Shape):
-    """Where to go on: the `cursor` of the next page, while there is more."""
-
-    cursor: str | None
-    has_more: bool
 
 
 class PaymentIntentPage(Shape):

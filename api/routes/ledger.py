@@ -1,4 +1,4 @@
-"""The treasury's ledger entries."""
+"""The accounts of the books and the treasury's ledger entries."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from api import authentication, envelope
 from api.authentication import ReadTreasury
 from api.envelope import errors
 from api.exact import ExactRoute
-from api.pages import Cursor, Limit, page, uuid_cursor
+from api.pages import Cursor, Limit, number_cursor, page, uuid_cursor
 from api.services import services
 from core.errors import Unavailable, ValidationError
 from core.identifiers import is_id
+from ledger.accounts import list_accounts
 from ledger.entries import list_entries
+from ledger.schemas import AccountPage, AccountRead
 from treasury.errors import BadCursor
 from treasury.schemas import LedgerEntryPage, LedgerEntryRead
 
@@ -44,3 +46,25 @@ async def list_ledger_entries(
     shown = found[:limit]
     following = str(shown[-1].id) if len(found) > limit else None
     return envelope.answer(page([LedgerEntryRead.of(entry) for entry in shown], following), 200)
+
+
+@router.get(
+    "/accounts",
+    response_model=AccountPage,
+    summary="List accounts",
+    responses=errors(*authentication.REFUSALS, BadCursor, Unavailable),
+)
+async def list_ledger_accounts(
+    org: ReadTreasury,
+    request: Request,
+    prefix: Annotated[str, Query(max_length=200, description="What the names begin with.")] = "",
+    limit: Limit = 50,
+    cursor: Cursor = None,
+) -> Response:
+    """Every account with its debits and credits, in the order they were opened."""
+    after = number_cursor(cursor)
+    async with services(request).database.organisation(org) as session:
+        found = await list_accounts(session, org, prefix, after=after, limit=limit + 1)
+    shown = found[:limit]
+    following = str(shown[-1].id) if len(found) > limit else None
+    return envelope.answer(page([AccountRead.of(account) for account in shown], following), 200)

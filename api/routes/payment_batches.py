@@ -24,11 +24,12 @@ from api.services import services
 from core.errors import CofferError, FieldError, Unavailable, ValidationError
 from core.idempotency import Answer
 from core.json import encode
+from core.shapes import Shape
 from treasury import payments
 from treasury.chains import Chains
 from treasury.errors import BatchRefused
 from treasury.payments import Wanted
-from treasury.schemas import PaymentIntentBatch, PaymentIntentCreate, PaymentIntentRead, Shape
+from treasury.schemas import PaymentIntentBatch, PaymentIntentCreate, PaymentIntentRead
 
 router = APIRouter(
     prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=ExactRoute

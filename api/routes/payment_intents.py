@@ -20,6 +20,7 @@ from api.services import services
 from chains.protocol import ChainName, InvalidAddress
 from core.errors import Unavailable, ValidationError
 from core.json import encode
+from core.shapes import Text
 from ledger.errors import InsufficientFunds
 from treasury import payments
 from treasury.chains import NATIVE
@@ -33,7 +34,7 @@ from treasury.errors import (
     UnknownSource,
 )
 from treasury.models import IntentStatus, PaymentIntent
-from treasury.schemas import PaymentIntentCreate, PaymentIntentPage, PaymentIntentRead, Text
+from treasury.schemas import PaymentIntentCreate, PaymentIntentPage, PaymentIntentRead
 
 router = APIRouter(
     prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=ExactRoute
