@@ -1,1 +1,5 @@
-"""Solana: several payments in one transaction, followed by signature, signed anew only when that is safe."""
+"""USDC on Solana: several payouts in one transaction, signed anew only when the old one surely never was."""
+
+from chains.solana.chain import Solana
+
+__all__ = ["Solana"]

@@ -56,24 +56,27 @@ class Sender:
             await self._renew(session, expired, height, slot)
 
     async def _send(self, session: AsyncSession, attempts: Sequence[stored.Bytes]) -> None:
-        """Send, then mark: no row is locked while the node is asked."""
+        """Send, then mark. No transaction is open while the node is asked, and none of `attempts` was
+        written by the one that is committed here."""
+        if not attempts:
+            return
         sent: list[str] = []
         errors: dict[str, str] = {}
-        for at in range(0, len(attempts), _SENT_AT_ONCE):
-            try:
-                height = await self._rpc.number("getBlockHeight", "confirmed")
-            except ChainUnavailable as error:
-                errors.update(dict.fromkeys((one.hash for one in attempts[at:]), str(error)))
-                break
-            alive = [one for one in attempts[at : at + _SENT_AT_ONCE] if height <= one.expires_at]
-            for one, answer in zip(
-                alive, await self._rpc.answers([_sending(one.raw) for one in alive]), strict=True
-            ):
-                refusal = _refusal(answer, one.hash)
-                if refusal is None:
-                    sent.append(one.hash)
-                else:
-                    errors[one.hash] = refusal
+        async with log.between_transactions(session):
+            for at in range(0, len(attempts), _SENT_AT_ONCE):
+                try:
+                    height = await self._rpc.number("getBlockHeight", "confirmed")
+                except ChainUnavailable as error:
+                    errors |= {one.hash: str(error) for one in attempts[at:]}
+                    break
+                alive = [one for one in attempts[at : at + _SENT_AT_ONCE] if height <= one.expires_at]
+                answers = await self._rpc.answers([_sending(one.raw) for one in alive])
+                for one, answer in zip(alive, answers, strict=True):
+                    refusal = _refusal(answer, one.hash)
+                    if refusal is None:
+                        sent.append(one.hash)
+                    else:
+                        errors[one.hash] = refusal
         if errors:
             logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
         await log.mark_sent(session, ChainName.SOLANA, sent)

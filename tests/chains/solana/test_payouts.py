@@ -1,0 +1,328 @@
+"""Payouts on a real validator: what is paid, what is refused, and what a crash or an expiry leaves."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+from solders.keypair import Keypair
+from solders.pubkey import Pubkey
+
+from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
+from chains.signers.keystore import Ed25519Signer
+from chains.solana import Solana
+from chains.solana.rpc import Rpc, RpcError
+from sandbox import solana
+from tests.chains.solana.wallets import FEE, RENT, SOL, USDC, OneKey, Wallet, known, payouts, settings_for
+
+CONFIRMED, FINALIZED = TransactionStatus.CONFIRMED, TransactionStatus.FINALIZED
+
+
+async def test_a_new_recipient_costs_rent_a_known_one_the_fee_alone(wallet: Wallet) -> None:
+    (payout,) = payouts(1, 25 * USDC)
+    built = await wallet.pay([payout])
+    assert [one.kind for one in built.transactions] == [TransactionKind.TRANSFER]
+    (first,) = await wallet.followed(CONFIRMED)
+    assert (first.fee, first.rent) == (FEE, RENT)
+    assert await wallet.lamports() == SOL - FEE - RENT
+    await wallet.pay([Payout("again", payout.to, 5 * USDC)])
+    told = await wallet.followed(FINALIZED, 2)
+    second = next(one for one in told if one.transaction_id != first.transaction_id)
+    assert (second.fee, second.rent) == (FEE, 0)
+    assert await wallet.lamports() == SOL - 2 * FEE - RENT
+    assert (await wallet.usdc(), *await wallet.balances([payout])) == (970 * USDC, 30 * USDC)
+
+
+async def test_each_step_is_told_once(wallet: Wallet) -> None:
+    (one,) = (await wallet.pay(payouts(1))).transactions
+    told = await wallet.followed(FINALIZED)
+    assert [step.status for step in told] == [CONFIRMED, FINALIZED]
+    assert {(step.transaction_id, step.hash, step.org_id) for step in told} == {
+        (one.id, one.hash, wallet.org_id)
+    }
+    assert [(result.reference, result.paid) for result in told[0].results] == [("pi_0", True)]
+    assert await wallet.follow() == []
+
+
+async def test_many_known_recipients_share_a_transaction_and_its_fee(wallet: Wallet) -> None:
+    paid = payouts(18)
+    await known(wallet.mint, paid)
+    built = await wallet.pay(paid)
+    assert [len(one.payouts) for one in built.transactions] == [18]
+    (step,) = await wallet.followed(CONFIRMED)
+    assert (step.fee, step.rent, len(step.results)) == (FEE, 0, 18)
+    assert await wallet.balances(paid) == [USDC] * 18
+    assert (await wallet.usdc(), await wallet.lamports()) == (982 * USDC, SOL - FEE)
+
+
+async def test_the_priority_fee_is_in_the_fee(wallet: Wallet) -> None:
+    settings = settings_for(wallet.mint, compute_unit_price=100_000)
+    chain = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
+    await wallet.pay(payouts(1), chain)
+    await chain.close()
+    (step,) = await wallet.followed(CONFIRMED)
+    assert step.fee > FEE
+    assert await wallet.lamports() == SOL - step.fee - RENT
+
+
+async def test_a_frozen_recipient_is_taken_out_and_the_others_are_paid(wallet: Wallet) -> None:
+    paid = payouts(3)
+    await known(wallet.mint, paid)
+    await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
+    built = await wallet.pay(paid)
+    assert [(one.reference, one.code) for one in built.rejected] == [("pi_1", "AccountFrozen")]
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances(paid) == [USDC, 0, USDC]
+
+
+async def test_what_only_simulation_finds_is_taken_out_alone(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = payouts(3)
+    await known(wallet.mint, paid)
+    call = Rpc.call
+
+    async def freeze_after_reading(self: Rpc, method: str, *params: Any) -> Any:
+        answer = await call(self, method, *params)
+        if method == "getMultipleAccounts":
+            await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
+        return answer
+
+    monkeypatch.setattr(Rpc, "call", freeze_after_reading)
+    built = await wallet.store(paid)
+    monkeypatch.undo()
+    assert [(one.reference, one.code) for one in built.rejected] == [("pi_1", "AccountFrozen")]
+    assert [[one.reference for one in tx.payouts] for tx in built.transactions] == [["pi_0", "pi_2"]]
+
+
+async def test_a_recipient_frozen_after_the_build_fails_all_and_finally(wallet: Wallet) -> None:
+    paid = payouts(2)
+    await known(wallet.mint, paid)
+    built = await wallet.store(paid)
+    await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
+    await wallet.send(built)
+    told = await wallet.followed(FINALIZED)
+    assert [step.status for step in told] == [CONFIRMED, FINALIZED]
+    assert [result.paid for result in told[1].results] == [False, False]
+    assert all("account is frozen" in (result.error or "") for result in told[1].results)
+    assert await wallet.balances(paid) == [0, 0]
+    assert (await wallet.usdc(), await wallet.lamports()) == (1_000 * USDC, SOL - FEE)
+
+
+async def test_what_is_no_wallet_is_refused(wallet: Wallet) -> None:
+    mint = Payout("mint", str((await create_other_mint(wallet)).address), USDC)
+    built = await wallet.store([mint, *payouts(1)])
+    assert [(one.reference, one.code) for one in built.rejected] == [("mint", "InvalidRecipient")]
+    assert len(built.transactions) == 1
+
+
+async def create_other_mint(wallet: Wallet) -> solana.Mint:
+    return await solana.create_mint(wallet.mint.rpc_url, Keypair())
+
+
+async def test_what_the_balance_does_not_cover_is_refused_and_the_rest_is_paid(wallet: Wallet) -> None:
+    big, small = payouts(2, 700 * USDC)
+    built = await wallet.pay(
+        [big, Payout("second", small.to, 301 * USDC), Payout("third", small.to, 300 * USDC)]
+    )
+    assert [(one.reference, one.code) for one in built.rejected] == [("second", "InsufficientTokenBalance")]
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances([big, small]) == [700 * USDC, 300 * USDC]
+
+
+async def test_what_is_in_flight_is_not_spent_twice(wallet: Wallet) -> None:
+    await wallet.store(payouts(1, 700 * USDC))
+    built = await wallet.store(payouts(1, 700 * USDC))
+    assert (built.transactions, built.rejected) == ([], [])
+
+
+async def test_a_wallet_without_lamports_waits(wallet: Wallet) -> None:
+    poor = Keypair()
+    await wallet.mint.mint_to(poor.pubkey(), 10 * USDC)
+    chain = Solana(settings_for(wallet.mint), OneKey(Ed25519Signer(poor.secret())))
+    async with wallet.database.everything() as session:
+        built = await chain.build(session, wallet.org_id, str(poor.pubkey()), payouts(1))
+    await chain.close()
+    assert (built.transactions, built.rejected) == ([], [])
+
+
+async def test_no_more_is_in_flight_than_allowed(wallet: Wallet) -> None:
+    settings = settings_for(wallet.mint, batch_size=1, max_in_flight=2)
+    chain = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
+    assert len((await wallet.store(payouts(3), chain)).transactions) == 2
+    assert len((await wallet.store(payouts(3), chain)).transactions) == 0
+    await chain.close()
+
+
+async def test_two_equal_payments_in_one_block_hash_are_both_paid(wallet: Wallet) -> None:
+    settings = settings_for(wallet.mint, batch_size=1)
+    chain = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
+    (payout,) = payouts(1)
+    built = await wallet.pay([payout, Payout("twin", payout.to, payout.amount)], chain)
+    await chain.close()
+    assert len({one.hash for one in built.transactions}) == 2
+    await wallet.followed(CONFIRMED, 2)
+    assert await wallet.balances([payout]) == [2 * USDC]
+
+
+async def test_after_a_crash_between_store_and_broadcast_it_is_sent_once(wallet: Wallet) -> None:
+    paid = payouts(1)
+    await wallet.store(paid)
+    assert await wallet.statuses() == ["SIGNED"]
+    await wallet.rebroadcast()
+    assert await wallet.statuses() == ["BROADCAST"]
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances(paid) == [USDC]
+
+
+async def test_uncommitted_bytes_are_never_sent(wallet: Wallet) -> None:
+    paid = payouts(1)
+    async with wallet.database.everything() as session:
+        built = await wallet.chain.build(session, wallet.org_id, wallet.address, paid)
+        await wallet.chain.broadcast(session, [one.id for one in built.transactions])
+        await wallet.chain.rebroadcast(session)
+        await session.rollback()
+    assert await wallet.balances(paid) == [0]
+    assert await wallet.statuses() == []
+
+
+async def test_sent_twice_is_paid_once(wallet: Wallet) -> None:
+    paid = payouts(1)
+    built = await wallet.pay(paid)
+    await wallet.send(built)
+    await wallet.rebroadcast()
+    await wallet.followed(FINALIZED)
+    assert await wallet.balances(paid) == [USDC]
+    assert await wallet.usdc() == 999 * USDC
+
+
+async def test_what_expired_unsent_is_signed_anew_stored_and_only_then_sent(wallet: Wallet) -> None:
+    paid = payouts(2)
+    built = await wallet.store(paid)
+    await wallet.passed(built.transactions[0].expires_at or 0, "confirmed")
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 1, "until the expiry is final nothing is signed"
+    await wallet.expired(built)
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 2
+    assert await wallet.statuses() == ["SIGNED"]
+    assert await wallet.balances(paid) == [0, 0]
+    await wallet.rebroadcast()
+    await wallet.rebroadcast()
+    (step,) = await wallet.followed(CONFIRMED)
+    assert (step.transaction_id, step.hash) == (built.transactions[0].id, (await wallet.attempts())[1][0])
+    assert await wallet.balances(paid) == [USDC, USDC]
+    assert len(await wallet.attempts()) == 2
+
+
+async def test_an_error_a_late_node_or_a_short_memory_is_never_not_found(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = await wallet.store(payouts(1))
+    await wallet.expired(built)
+    call = Rpc.call
+    reply: dict[str, Any] = {}
+
+    async def meddled(self: Rpc, method: str, *params: Any) -> Any:
+        if method in reply:
+            if isinstance(reply[method], Exception):
+                raise reply[method]
+            return reply[method]
+        return await call(self, method, *params)
+
+    monkeypatch.setattr(Rpc, "call", meddled)
+    reply["getSignatureStatuses"] = RpcError(-32005, "node is behind", {"numSlotsBehind": 42})
+    with pytest.raises(ChainUnavailable):
+        await wallet.rebroadcast()
+    reply["getSignatureStatuses"] = {"context": {"slot": 1}, "value": [None]}
+    with pytest.raises(ChainUnavailable):
+        await wallet.rebroadcast()
+    del reply["getSignatureStatuses"]
+    reply["getFirstAvailableBlock"] = 10**9
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 1
+    assert await wallet.statuses() == ["SIGNED"]
+
+
+async def test_what_was_mined_unnoticed_is_not_signed_anew(wallet: Wallet) -> None:
+    paid = payouts(1)
+    built = await wallet.pay(paid)
+    await wallet.expired(built)
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 1
+    told = await wallet.follow()
+    assert [step.status for step in told] == [CONFIRMED, FINALIZED]
+    assert await wallet.balances(paid) == [USDC]
+
+
+async def test_a_follow_that_was_rolled_back_is_repeated(wallet: Wallet) -> None:
+    await wallet.pay(payouts(1))
+    lost = []
+    while not lost:
+        async with wallet.database.everything() as session:
+            lost = await wallet.chain.follow(session)
+    assert [step.status for step in lost] == [CONFIRMED]
+    assert [step.status for step in await wallet.followed(FINALIZED)] == [CONFIRMED, FINALIZED]
+
+
+async def test_a_node_that_is_down_is_unavailable_and_broadcast_bears_it(wallet: Wallet) -> None:
+    built = await wallet.store(payouts(1))
+    chain = Solana(
+        settings_for(wallet.mint, rpc_url="http://127.0.0.1:9"), OneKey(Ed25519Signer(wallet.key.secret()))
+    )
+    await wallet.send(built, chain)
+    assert await wallet.statuses() == ["SIGNED"]
+    assert await wallet.rows("SELECT error IS NOT NULL, sent_at FROM chain_attempt") == [(True, None)]
+    for call in (chain.head(), chain.token_balance(wallet.address), chain.native_balance(wallet.address)):
+        with pytest.raises(ChainUnavailable):
+            await call
+    with pytest.raises(ChainUnavailable):
+        await wallet.store(payouts(1), chain)
+    await chain.close()
+
+
+async def test_two_workers_that_find_an_expiry_sign_anew_once(wallet: Wallet) -> None:
+    paid = payouts(1)
+    built = await wallet.store(paid)
+    await wallet.expired(built)
+    await asyncio.gather(*(wallet.rebroadcast() for _ in range(4)))
+    await asyncio.gather(*(wallet.rebroadcast() for _ in range(4)))
+    await wallet.followed(CONFIRMED)
+    assert len(await wallet.attempts()) == 2
+    assert await wallet.balances(paid) == [USDC]
+
+
+@pytest.mark.parametrize(
+    ("block", "status", "told"),
+    [
+        ({"signatures": []}, "BROADCAST", [TransactionStatus.BROADCAST]),
+        (RpcError(-32007, "Slot was skipped"), "BROADCAST", [TransactionStatus.BROADCAST]),
+        (RpcError(-32004, "Block not available"), "CONFIRMED", []),
+        (None, "CONFIRMED", []),
+    ],
+)
+async def test_a_confirmed_transaction_is_put_back_only_if_its_block_is_known_to_be_without_it(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch, block: Any, status: str, told: list[TransactionStatus]
+) -> None:
+    await wallet.pay(payouts(1))
+    (step,) = await wallet.followed(CONFIRMED)
+    call = Rpc.call
+
+    async def forked(self: Rpc, method: str, *params: Any) -> Any:
+        if method == "getSignatureStatuses":
+            return {"context": {"slot": 10**9}, "value": [None for _ in params[0]]}
+        if method == "getSlot":
+            return 10**9
+        if method == "getBlock":
+            if isinstance(block, Exception):
+                raise block
+            return block
+        return await call(self, method, *params)
+
+    monkeypatch.setattr(Rpc, "call", forked)
+    assert [one.status for one in await wallet.follow()] == told
+    monkeypatch.undo()
+    assert await wallet.statuses() == [status]
+    final = await wallet.followed(FINALIZED)
+    assert {one.hash for one in final} == {step.hash}
