@@ -20,13 +20,14 @@ _SET_ORGANISATION = text("SELECT set_config('coffer.org_id', :org_id, true)")
 
 
 def create_engine(url: str, pool_size: int) -> AsyncEngine:
-    """An engine on asyncpg. A connection that PostgreSQL dropped is replaced, not handed out."""
+    """An engine on asyncpg whose errors name no parameter: they hold addresses, bytes and secrets."""
     return create_async_engine(
         url,
         pool_size=pool_size,
         max_overflow=0,
         pool_pre_ping=False,
         pool_recycle=1800,
+        hide_parameters=True,
         json_serializer=lambda value: encode(value).decode(),
         json_deserializer=decode,
         connect_args={"server_settings": {"application_name": "coffer", "jit": "off"}, "timeout": 10},

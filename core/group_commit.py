@@ -7,6 +7,7 @@ one set of round trips and one fsync.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
@@ -16,6 +17,9 @@ from sqlalchemy.exc import DataError, IntegrityError, OperationalError
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 Flush = Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
+
+_LONGEST_GATHERING = 0.008
+_LULL = 0.0005
 
 _ROLLED_BACK = (DataError, IntegrityError, OperationalError)
 
@@ -48,10 +52,22 @@ class GroupCommit(Generic[Item, Outcome]):
         return await future
 
     async def _drain(self, org_id: UUID) -> None:
-        while lane := self._lanes[org_id]:
+        while self._lanes[org_id]:
+            lane = self._lanes[org_id]
             batch, self._lanes[org_id] = lane[: self._limit], lane[self._limit :]
+            begun = time.monotonic()
             await self._settle(org_id, batch)
+            if self._lanes[org_id]:
+                at_most = min(_LONGEST_GATHERING, time.monotonic() - begun)
+                await self._gather(org_id, len(batch) + len(self._lanes[org_id]), at_most)
         del self._lanes[org_id]
+
+    async def _gather(self, org_id: UUID, expected: int, seconds: float) -> None:
+        """Let those who were just answered come back with their next item. Without this, steady callers fall
+        into two halves of which each waits for the other's flush, and every flush is half empty."""
+        deadline = time.monotonic() + seconds
+        while len(self._lanes[org_id]) < min(expected, self._limit) and time.monotonic() < deadline:
+            await asyncio.sleep(_LULL)
 
     async def _settle(self, org_id: UUID, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         try:
