@@ -126,9 +126,11 @@ class Builder:
         """The newest block hash that is confirmed."""
         result = await self._rpc.call("getLatestBlockhash", {"commitment": "confirmed"})
         value = contents(result)
-        return Blockhash(
-            Hash.from_string(value["blockhash"]), result["context"]["slot"], value["lastValidBlockHeight"]
-        )
+        try:
+            hash, height = Hash.from_string(value["blockhash"]), int(value["lastValidBlockHeight"])
+        except (KeyError, TypeError, ValueError):
+            raise ChainUnavailable("getLatestBlockhash: no block hash") from None
+        return Blockhash(hash, int(result["context"]["slot"]), height)
 
     async def price(self, address: str) -> int:
         """Micro-lamports for a compute unit of a transaction that pays from `address`: what three of four
@@ -161,7 +163,7 @@ class Builder:
             survivors: list[Transfer] = []
             for (id, pack), drafted, answer in zip(tried, drafts, answers, strict=True):
                 if answer["err"] is None:
-                    limit = min(int(answer["unitsConsumed"]) * 6 // 5 + 1_000, MAX_COMPUTE_UNITS)
+                    limit = min(answer["unitsConsumed"] * 6 // 5 + 1_000, MAX_COMPUTE_UNITS)
                     outcome.plans.append(_Plan(id, pack, limit))
                     continue
                 failed = _failing(drafted, answer["err"])
@@ -192,7 +194,7 @@ class Builder:
             [("simulateTransaction", [_base64(made), options]) for made in messages]
         )
         answers = [contents(result) for result in results]
-        if any("err" not in answer for answer in answers):
+        if any("err" not in answer or not isinstance(answer.get("unitsConsumed"), int) for answer in answers):
             raise ChainUnavailable("simulateTransaction: no verdict")
         return answers
 

@@ -2,7 +2,8 @@
 
 A row that this very transaction wrote carries `created_at = now()`. Sending its bytes before they are
 committed could pay twice after a crash, so every query for bytes to send leaves such rows out.
-`created_height` holds the slot at which the block hash was read; `expires_at` is a block height.
+The newest attempt is the one with the greatest `expires_at`, a block height, and not the one with the latest
+clock: heights do not run backwards. `created_height` holds the slot at which the block hash was read.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ _OPEN: Final = text(
     FROM chain_transaction AS transaction
         CROSS JOIN LATERAL (
             SELECT raw FROM chain_attempt
-            WHERE transaction_id = transaction.id ORDER BY created_at DESC LIMIT 1
+            WHERE transaction_id = transaction.id ORDER BY expires_at DESC LIMIT 1
         ) AS newest
     WHERE transaction.chain = :chain AND transaction.address = :address
         AND transaction.status IN ('SIGNED', 'BROADCAST')
@@ -61,7 +62,7 @@ _NEWEST: Final = """
     FROM chain_transaction AS transaction
         CROSS JOIN LATERAL (
             SELECT * FROM chain_attempt
-            WHERE transaction_id = transaction.id ORDER BY created_at DESC LIMIT 1
+            WHERE transaction_id = transaction.id ORDER BY expires_at DESC LIMIT 1
         ) AS newest
     WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
         AND transaction.block_number IS NULL AND newest.created_at < now()

@@ -8,6 +8,9 @@ from typing import Any
 import pytest
 from solders.keypair import Keypair
 from solders.pubkey import Pubkey
+from spl.token.constants import TOKEN_PROGRAM_ID
+from spl.token.instructions import set_authority
+from spl.token.models import AuthorityType, SetAuthorityParams
 
 from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
 from chains.signers.keystore import Ed25519Signer
@@ -115,6 +118,30 @@ async def test_what_is_no_wallet_is_refused(wallet: Wallet) -> None:
     built = await wallet.store([mint, *payouts(1)])
     assert [(one.reference, one.code) for one in built.rejected] == [("mint", "InvalidRecipient")]
     assert len(built.transactions) == 1
+
+
+async def test_a_token_account_that_was_given_away_is_not_paid(wallet: Wallet) -> None:
+    recipient, mint = Keypair(), wallet.mint
+    await mint.mint_to(recipient.pubkey(), 0)
+    await solana.send(
+        mint.rpc_url,
+        [
+            set_authority(
+                SetAuthorityParams(
+                    program_id=TOKEN_PROGRAM_ID,
+                    account=mint.account_of(recipient.pubkey()),
+                    authority=AuthorityType.ACCOUNT_OWNER,
+                    current_authority=recipient.pubkey(),
+                    new_authority=Keypair().pubkey(),
+                )
+            )
+        ],
+        mint.authority,
+        recipient,
+    )
+    built = await wallet.store([Payout("given away", str(recipient.pubkey()), USDC)])
+    assert [one.code for one in built.rejected] == ["InvalidRecipient"]
+    assert built.transactions == []
 
 
 async def create_other_mint(wallet: Wallet) -> solana.Mint:
