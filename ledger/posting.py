@@ -113,6 +113,9 @@ class _HeldMove:
     cause: str | None
 
 
+# Account ids are of type bigint: a number past it names no account, and must not fail the statement.
+_LAST_ID = 2**63 - 1
+
 _LOCK = text(
     """
     SELECT id, name, currency, type, overdraft, active, debits_posted, credits_posted, debits_pending,
@@ -200,6 +203,7 @@ class _Batch:
                     Kind(row.kind), row.debit_account_id, row.credit_account_id, int(row.amount), row.cause
                 )
                 ids.update((row.debit_account_id, row.credit_account_id))
+        possible = sorted(id for id in ids if 0 < id <= _LAST_ID)
         accounts = {
             row.id: _Balance(
                 row.id,
@@ -214,7 +218,7 @@ class _Batch:
                 int(row.credits_pending),
                 row.sequence,
             )
-            for row in await session.execute(_LOCK, {"ids": sorted(ids), "org_id": org_id})
+            for row in await session.execute(_LOCK, {"ids": possible, "org_id": org_id})
         }
         # Whoever resolves a hold locks its accounts first, so this look comes after the lock.
         resolved: set[UUID] = set()
@@ -250,6 +254,7 @@ class _Batch:
         debit, credit = self._account(move.debit), self._account(move.credit)
         amount, resolves = move.amount, None
         if isinstance(step, PostHold | VoidHold):
+            _check_open(debit, credit)
             phase = Phase.POST if isinstance(step, PostHold) else Phase.VOID
             resolves = step.hold
             self.resolved.add(step.hold)
@@ -303,16 +308,20 @@ def _check(debit: _Balance, credit: _Balance, amount: int) -> None:
         raise SameAccount
     if debit.currency != credit.currency:
         raise CurrencyMismatch(debit.name, credit.name)
-    for account in (debit, credit):
-        if not account.active:
-            raise AccountClosed(account.name)
+    _check_open(debit, credit)
     ceiling = MAX_UNITS - max(debit.debits + debit.debits_pending, credit.credits + credit.credits_pending)
-    if not 0 < amount <= ceiling:
+    if type(amount) is not int or not 0 < amount <= ceiling:
         raise InvalidAmount
     if not credit.can_take_credit(amount):
         raise InsufficientFunds(credit.name)
     if not debit.can_take_debit(amount):
         raise InsufficientFunds(debit.name)
+
+
+def _check_open(debit: _Balance, credit: _Balance) -> None:
+    for account in (debit, credit):
+        if not account.active:
+            raise AccountClosed(account.name)
 
 
 def _add(debit: _Balance, credit: _Balance, phase: Phase, amount: int, sign: int) -> None:

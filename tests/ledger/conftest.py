@@ -5,15 +5,26 @@ from dataclasses import dataclass
 from uuid import UUID, uuid4
 
 import pytest
+from sqlalchemy import text
 
 from core.database import Database
 from core.errors import CofferError
-from ledger.accounts import AccountSpec, list_accounts, open_accounts
+from ledger.accounts import AccountSpec, list_accounts, open_account, open_accounts
 from ledger.entries import FundAccounts
 from ledger.models import AccountType, Kind
-from ledger.posting import Command, Move, Posted, post
+from ledger.posting import Command, Move, Posted, Step, post
 
 OPENING = 1_000
+
+# Posted balance and what is available of every account of a fresh wallet.
+UNTOUCHED = {
+    "opening": (OPENING, OPENING),
+    "available": (OPENING, OPENING),
+    "reserved": (0, 0),
+    "beneficiary": (0, 0),
+    "gas": (0, 0),
+    "network-fees": (0, 0),
+}
 
 
 @dataclass
@@ -33,6 +44,31 @@ class Wallet:
             outcomes = await post(session, self.org_id, commands)
             await session.commit()
             return outcomes
+
+    async def post_one(self, *steps: Step) -> Posted:
+        """One command; raises what refused it."""
+        (outcome,) = await self.post(steps)
+        if isinstance(outcome, CofferError):
+            raise outcome
+        return outcome
+
+    async def open(
+        self, name: str, type: AccountType, currency: str = "USDC", overdraft: bool = False
+    ) -> int:
+        async with self.database.organisation(self.org_id) as session:
+            self.ids[name] = await open_account(
+                session, self.org_id, AccountSpec(f"test:{name}", currency, type, overdraft)
+            )
+            await session.commit()
+        return self.ids[name]
+
+    async def close(self, name: str) -> None:
+        """Close an account to further transfers."""
+        async with self.database.organisation(self.org_id) as session:
+            await session.execute(
+                text("UPDATE ledger_account SET active = false WHERE id = :id"), {"id": self.ids[name]}
+            )
+            await session.commit()
 
     async def balances(self) -> dict[str, tuple[int, int]]:
         """Posted balance and what is available of every account, by the last part of its name."""

@@ -9,16 +9,7 @@ from ledger.entries import (
     reserve_balance,
 )
 from ledger.posting import PostHold
-from tests.ledger.conftest import OPENING, Wallet
-
-UNTOUCHED = {
-    "opening": (OPENING, OPENING),
-    "available": (OPENING, OPENING),
-    "reserved": (0, 0),
-    "beneficiary": (0, 0),
-    "gas": (0, 0),
-    "network-fees": (0, 0),
-}
+from tests.ledger.conftest import UNTOUCHED, Wallet
 
 
 async def test_a_reserve_moves_money_from_available_to_reserved(wallet: Wallet) -> None:
