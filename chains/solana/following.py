@@ -24,7 +24,8 @@ from chains.protocol import (
     Progress,
     TransactionStatus,
 )
-from chains.solana.errors import describe
+from chains.solana import stored, transactions
+from chains.solana.errors import describe, instruction_error
 from chains.solana.rpc import Call, Rpc, RpcError
 from core.logs import get_logger
 
@@ -108,7 +109,12 @@ class Follower:
         if not known:
             return []
         paid = await log.payouts(session, list(known))
-        mined = [_mined(one, costs[one.attempt.hash], paid[id]) for id, one in known.items()]
+        failed = [one.attempt.hash for one in known.values() if costs[one.attempt.hash].error is not None]
+        raw = await stored.raw(session, failed) if failed else {}
+        mined = [
+            _mined(one, costs[one.attempt.hash], paid[id], raw.get(one.attempt.hash))
+            for id, one in known.items()
+        ]
         await log.include(session, ChainName.SOLANA, mined)
         return await log.confirm(session, ChainName.SOLANA, ids=list(known))
 
@@ -208,15 +214,31 @@ def _read_costs(meta: Any) -> _Costs:
         raise ChainUnavailable("a mined transaction came without its balances") from None
 
 
-def _mined(landed: _Landed, costs: _Costs, payouts: Sequence[Payout]) -> Mined:
-    error = None if costs.error is None else describe(costs.error)
+def _mined(landed: _Landed, costs: _Costs, payouts: Sequence[Payout], raw: bytes | None) -> Mined:
     return Mined(
         transaction_id=landed.attempt.transaction_id,
         hash=landed.attempt.hash,
         block_number=landed.slot,
         block_hash="",
-        succeeded=error is None,
+        succeeded=costs.error is None,
         fee=costs.fee,
         rent=costs.rent,
-        results=tuple(PayoutResult(payout.reference, error is None, error) for payout in payouts),
+        results=tuple(
+            PayoutResult(payout.reference, costs.error is None, error)
+            for payout, error in zip(payouts, _errors(costs.error, len(payouts), raw), strict=True)
+        ),
     )
+
+
+def _errors(error: Any, count: int, raw: bytes | None) -> list[str | None]:
+    """What to say of each of `count` payouts. A transaction is paid whole or not at all: the one that failed
+    is told why, the others that they went down with it."""
+    if error is None:
+        return [None] * count
+    words = describe(error)
+    index, _ = instruction_error(error)
+    failed = transactions.serves(raw, index) if raw is not None and index is not None else count
+    if failed >= count:
+        return [words] * count
+    others = f"another payment of the same transaction failed: {words}"
+    return [words if position == failed else others for position in range(count)]

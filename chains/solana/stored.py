@@ -86,6 +86,9 @@ _ATTEMPTS: Final = text(
     WHERE chain = :chain AND transaction_id = ANY(CAST(:ids AS text[]))
     """
 )
+_RAW: Final = text(
+    "SELECT hash, raw FROM chain_attempt WHERE chain = :chain AND hash = ANY(CAST(:hashes AS text[]))"
+)
 
 
 async def open_transactions(session: AsyncSession, address: str) -> list[Open]:
@@ -116,6 +119,12 @@ async def attempts(session: AsyncSession, ids: Sequence[str]) -> dict[str, dict[
     for id, hash, slot in await session.execute(_ATTEMPTS, {"chain": CHAIN, "ids": list(ids)}):
         found[id][hash] = slot
     return found
+
+
+async def raw(session: AsyncSession, hashes: Sequence[str]) -> dict[str, bytes]:
+    """The bytes of each of these attempts."""
+    rows = await session.execute(_RAW, {"chain": CHAIN, "hashes": list(hashes)})
+    return {hash: bytes(content) for hash, content in rows}
 
 
 async def _read(session: AsyncSession, statement: TextClause, given: dict[str, object]) -> list[Bytes]:

@@ -185,6 +185,14 @@ def cost(raw: bytes) -> Cost:
     return Cost(fee(limit, price), creations)
 
 
+def serves(raw: bytes, instruction: int) -> int:
+    """The position of the payout that an instruction of signed bytes serves: its transfer, or the creation
+    before it. It is the number of payouts for an instruction after them all."""
+    made = _message(raw)
+    program = made.account_keys.index(TOKEN_PROGRAM_ID)
+    return sum(step.program_id_index == program for step in made.instructions[:instruction])
+
+
 def fee(limit: int, price: int) -> int:
     """Lamports for one signature and `limit` compute units at `price` micro-lamports, rounded up."""
     return SIGNATURE_FEE + -(-limit * price // 1_000_000)
