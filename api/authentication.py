@@ -12,7 +12,7 @@ from datetime import datetime
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import Depends, Path, Request
+from fastapi import Depends, Request
 
 from core.clock import now
 from core.database import Database
@@ -101,7 +101,7 @@ class Allowed:
     def __init__(self, scope: str) -> None:
         self.scope = scope
 
-    async def __call__(self, request: Request, org_id: Annotated[str, Path(alias="orgId")]) -> UUID:
+    async def __call__(self, request: Request) -> UUID:
         known: UUID | None = request.scope.get("coffer.organisation")
         return known if known is not None else await self.organisation(request)
 

@@ -13,7 +13,7 @@ from hashlib import sha256
 from typing import Annotated, Any, Generic, TypeVar
 from uuid import UUID
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Request
 from pydantic import BaseModel
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
@@ -37,14 +37,9 @@ CarryOut = Callable[[AsyncSession, UUID, Sequence[What]], Awaitable[Sequence[Bas
 Work = Callable[[AsyncSession], Awaitable[Answer]]
 
 
-async def idempotency_key(
-    request: Request,
-    key: Annotated[
-        str | None,
-        Header(alias=HEADER, description="1 to 255 visible ASCII characters; the same key acts once."),
-    ] = None,
-) -> str:
+async def idempotency_key(request: Request) -> str:
     """The key of a request that commits money. Raises `BadRequest`."""
+    key = request.headers.get(HEADER)
     if key is None:
         raise BadRequest.at(HEADER, f"The header {HEADER} is required")
     if not _VISIBLE.fullmatch(key):

@@ -65,8 +65,9 @@ class GroupCommit(Generic[Item, Outcome]):
     async def _gather(self, org_id: UUID, expected: int, seconds: float) -> None:
         """Let those who were just answered come back with their next item. Without this, steady callers fall
         into two halves of which each waits for the other's flush, and every flush is half empty."""
-        deadline = time.monotonic() + seconds
-        while len(self._lanes[org_id]) < min(expected, self._limit) and time.monotonic() < deadline:
+        for _ in range(int(seconds / _LULL)):
+            if len(self._lanes[org_id]) >= min(expected, self._limit):
+                return
             await asyncio.sleep(_LULL)
 
     async def _settle(self, org_id: UUID, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
