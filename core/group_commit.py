@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy.exc import DataError, IntegrityError, OperationalError
+from sqlalchemy.exc import DBAPIError
 
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
@@ -21,7 +21,10 @@ Flush = Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Outcome | Exception]
 _LONGEST_GATHERING = 0.008
 _LULL = 0.0005
 
-_ROLLED_BACK = (DataError, IntegrityError, OperationalError)
+# Classes of SQLSTATE that refuse what was asked, and say for sure that nothing of it was written: bad data,
+# a broken constraint, a transaction that lost to another, an exception raised by a function. After anything
+# else, such as a connection that broke, a commit may have happened: trying again could do it twice.
+_REFUSED = ("22", "23", "40", "P0")
 
 
 class GroupCommit(Generic[Item, Outcome]):
@@ -29,7 +32,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     `flush` commits a whole batch and answers each item in order with its outcome, or with the exception
     that this item alone gets. When a flush itself is refused by the database, nothing of it was written,
-    and its items are tried once more one by one, so that the one at fault spoils no neighbour.
+    and its halves are tried one after the other, so that in the end the one at fault spoils no neighbour.
     """
 
     def __init__(self, flush: Flush[Item, Outcome], *, limit: int) -> None:
@@ -39,7 +42,10 @@ class GroupCommit(Generic[Item, Outcome]):
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, org_id: UUID, item: Item) -> Outcome:
-        """The outcome of `item` once its transaction has committed; raises what was its own fault."""
+        """The outcome of `item` once its transaction has committed; raises what was its own fault.
+
+        A caller that is cancelled hears no more of its item, which may still be carried out.
+        """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         lane = self._lanes.get(org_id)
         if lane is None:
@@ -52,15 +58,20 @@ class GroupCommit(Generic[Item, Outcome]):
         return await future
 
     async def _drain(self, org_id: UUID) -> None:
-        while self._lanes[org_id]:
-            lane = self._lanes[org_id]
-            batch, self._lanes[org_id] = lane[: self._limit], lane[self._limit :]
-            begun = time.monotonic()
-            await self._settle(org_id, batch)
-            if self._lanes[org_id]:
-                at_most = min(_LONGEST_GATHERING, time.monotonic() - begun)
-                await self._gather(org_id, len(batch) + len(self._lanes[org_id]), at_most)
-        del self._lanes[org_id]
+        batch: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        try:
+            while self._lanes[org_id]:
+                lane = self._lanes[org_id]
+                batch, self._lanes[org_id] = lane[: self._limit], lane[self._limit :]
+                begun = time.monotonic()
+                await self._settle(org_id, batch)
+                if self._lanes[org_id]:
+                    at_most = min(_LONGEST_GATHERING, time.monotonic() - begun)
+                    await self._gather(org_id, len(batch) + len(self._lanes[org_id]), at_most)
+        finally:
+            # Whoever still waits when this is stopped from outside must not wait for ever.
+            for _, future in (*batch, *self._lanes.pop(org_id)):
+                future.cancel()
 
     async def _gather(self, org_id: UUID, expected: int, seconds: float) -> None:
         """Let those who were just answered come back with their next item. Without this, steady callers fall
@@ -71,15 +82,16 @@ class GroupCommit(Generic[Item, Outcome]):
             await asyncio.sleep(_LULL)
 
     async def _settle(self, org_id: UUID, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
+        outcomes: Sequence[Outcome | Exception]
         try:
-            outcomes: Sequence[Outcome | Exception] = await self._flush(org_id, [item for item, _ in batch])
-        except _ROLLED_BACK as error:
-            if len(batch) > 1:
-                for single in batch:
-                    await self._settle(org_id, [single])
-                return
-            outcomes = [error]
+            outcomes = await self._flush(org_id, [item for item, _ in batch])
+            assert len(outcomes) == len(batch), "a flush answers each of its items"
         except Exception as error:
+            if len(batch) > 1 and _was_refused(error):
+                middle = len(batch) // 2
+                await self._settle(org_id, batch[:middle])
+                await self._settle(org_id, batch[middle:])
+                return
             outcomes = [error] * len(batch)
         for (_, future), outcome in zip(batch, outcomes, strict=True):
             if future.done():
@@ -88,3 +100,8 @@ class GroupCommit(Generic[Item, Outcome]):
                 future.set_exception(outcome)
             else:
                 future.set_result(outcome)
+
+
+def _was_refused(error: Exception) -> bool:
+    """Whether the database refused what was asked, and nothing of it was written."""
+    return isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", ""))[:2] in _REFUSED
