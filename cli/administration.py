@@ -86,7 +86,7 @@ def create_client(
 def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
     """Make a key for a chain in the keystore and print its address, to be funded before it is opened."""
     settings = get_settings()
-    keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+    keystore = Keystore.from_settings(settings)
     _print({"address": keystore.create(_CURVES[chain])}, as_json)
 
 
@@ -97,7 +97,7 @@ def open_treasury_wallet(
 
     async def open_it() -> dict[str, Any]:
         settings = get_settings()
-        keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+        keystore = Keystore.from_settings(settings)
         await keystore.signer(address)
         chains = build_chains(settings, keystore)
         try:

@@ -19,6 +19,7 @@ from core.json import encode
 from sandbox.coffer import Coffer, Tuning
 from sandbox.demo.checks import Report
 from sandbox.demo.run import run
+from sandbox.processes import adopt_orphans, reap_orphans
 
 Keep = Annotated[Path | None, typer.Option(help="Keep the data in this folder and find it there again.")]
 Work = Callable[[Coffer, asyncio.Event], Coroutine[Any, Any, None]]
@@ -88,6 +89,7 @@ def demo(as_json: AsJson = False) -> None:
 async def _with_coffer(work: Work, keep: Path | None, tuning: Tuning | None = None) -> None:
     """Run `work` on a started sandbox; SIGTERM and SIGINT set the event, or end a start or a `work` that
     does not look at it."""
+    adopt_orphans()
     stopped = asyncio.Event()
     working = asyncio.create_task(_work(work, keep, tuning, stopped))
 
@@ -102,6 +104,8 @@ async def _with_coffer(work: Work, keep: Path | None, tuning: Tuning | None = No
         await working
     except asyncio.CancelledError:
         typer.echo("stopped", err=True)
+    finally:
+        reap_orphans()
 
 
 async def _work(

@@ -61,7 +61,12 @@ class Settings(BaseSettings):
     """The whole configuration of one process."""
 
     model_config = SettingsConfigDict(
-        env_prefix="COFFER_", env_nested_delimiter="__", env_file=".env", extra="ignore", frozen=True
+        env_prefix="COFFER_",
+        env_nested_delimiter="__",
+        env_file=".env",
+        env_ignore_empty=True,
+        extra="ignore",
+        frozen=True,
     )
 
     database_url: str = Field(description="PostgreSQL as the application's role, which owns nothing.")

@@ -38,7 +38,7 @@ class Schema:
         connection = await asyncpg.connect(self._postgres.url(), timeout=10)
         try:
             for role, password in self._passwords.items():
-                if not await connection.fetchval("SELECT FROM pg_roles WHERE rolname = $1", role):
+                if not await connection.fetchval("SELECT 1 FROM pg_roles WHERE rolname = $1", role):
                     await connection.execute(f"CREATE ROLE {role}")
                 await connection.execute(f"ALTER ROLE {role} LOGIN PASSWORD '{password}'")
             exists = await connection.fetch("SELECT FROM pg_database WHERE datname = $1", TEMPLATE)

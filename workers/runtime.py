@@ -26,7 +26,7 @@ class Runtime:
         logs.configure(settings)
         if settings.worker_database_url is None:
             raise ValueError("a worker needs COFFER_WORKER_DATABASE_URL")
-        keystore = Keystore(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
+        keystore = Keystore.from_settings(settings)
         return cls(
             settings=settings,
             database=Database.connect(settings.worker_database_url, settings.database_pool),

@@ -21,6 +21,7 @@ from eth_utils.crypto import keccak
 from solders.keypair import Keypair
 
 from chains.signers import Curve, Signer, UnknownKey
+from core.settings import Settings
 
 _SCRYPT_N: Final = 2**17
 _SCRYPT_R: Final = 8
@@ -75,10 +76,17 @@ class Keystore:
     """A folder of encrypted key files. An opened key stays in memory until the process ends."""
 
     def __init__(self, folder: Path, passphrase: str, *, scrypt_n: int = _SCRYPT_N) -> None:
+        """Raises `ValueError` for an empty passphrase, which would protect nothing."""
+        if not passphrase:
+            raise ValueError("a keystore needs a passphrase: set COFFER_KEYSTORE_PASSPHRASE")
         self._folder = folder
         self._passphrase = passphrase
         self._scrypt_n = scrypt_n
         self._opened: dict[str, Signer] = {}
+
+    @classmethod
+    def from_settings(cls, settings: Settings) -> Keystore:
+        return cls(settings.keystore_dir, settings.keystore_passphrase.get_secret_value())
 
     def create(self, curve: Curve) -> str:
         """Make a fresh key, store it, and answer its address."""

@@ -65,7 +65,7 @@ async def check(coffer: Coffer, client: Client, payments: list[Payment], refusal
         for currency, total in totals.items()
     ]
     held = sum(account["pendingDebits"] + account["pendingCredits"] for account in accounts)
-    checks.append(Check("nothing is left on hold", held == 0, f"{held} pending"))
+    checks.append(Check("nothing is left on hold", held == 0, f"{held:f} pending"))
     reserved = [
         account for account in accounts if account["name"].endswith(":reserved") and account["balance"]
     ]

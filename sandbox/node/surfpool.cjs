@@ -7,7 +7,7 @@
 
 const net = require('node:net')
 
-const { rpcPort, wsPort, slotMs } = JSON.parse(process.argv[2])
+const { rpcPort, wsPort, slotMs, host = '127.0.0.1' } = JSON.parse(process.argv[2])
 const { Surfnet } = require(`@solana/surfpool-${process.platform}-${process.arch}${process.platform === 'linux' ? '-gnu' : ''}`)
 
 const surfnet = Surfnet.startWithConfig({
@@ -25,7 +25,7 @@ function relay (port, url) {
       client.on('error', part)
       server.on('error', part)
       client.pipe(server).pipe(client)
-    }).once('error', reject).listen({ port, host: '127.0.0.1', backlog: 1024 }, resolve)
+    }).once('error', reject).listen({ port, host, backlog: 1024 }, resolve)
   })
 }
 
