@@ -103,16 +103,16 @@ async def on_invalid(request: Request, error: Exception) -> Response:
     return answer(content, 422)
 
 
-def details(errors: Sequence[Mapping[str, Any]], within: str = "") -> list[FieldError]:
-    """What pydantic found, as the envelope tells it. `within` is put before each field."""
+def details(errors: Sequence[Mapping[str, Any]], whole: str = "body") -> list[FieldError]:
+    """What pydantic found, as the envelope tells it; `whole` is the field where all of it is wrong."""
     found = []
     for error in errors:
         place = [str(part) for part in error["loc"]]
-        if not within and place and place[0] in ("body", "query", "path", "header"):
-            place = place[1:] or place
+        if place and place[0] in ("body", "query", "path", "header"):
+            place = place[1:]
         # What a caller made up as a field's name may be anything; the envelope takes only text.
-        field = ".".join([within, *place] if within else place)[:200]
-        found.append(FieldError(field.encode(errors="replace").decode(), error["msg"]))
+        field = ".".join(place)[:200].encode(errors="replace").decode()
+        found.append(FieldError(field or whole, error["msg"]))
     return found
 
 

@@ -111,6 +111,30 @@ class PaymentIntentBatch(Request):
     neighbour in an independent batch.
     """
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {
+                "mode": "independent",
+                "items": [
+                    {
+                        "chain": "ethereum",
+                        "amount": "100.00",
+                        "currency": "USDC",
+                        "to": "0x70997970C51812dc3A010C7d01b50e0d17dc79C8",
+                        "reference": "INV-1",
+                    },
+                    {
+                        "chain": "solana",
+                        "amount": "0.50",
+                        "currency": "USDC",
+                        "to": "GoPZuk3FwTE93qU6Tp6QrhHMMn4fcqQD1yN5obB6cXfW",
+                        "reference": "INV-2",
+                    },
+                ],
+            }
+        }
+    )
+
     mode: Literal["atomic", "independent"]
     items: list[Any] = Field(
         min_length=1,

@@ -21,7 +21,8 @@ from core.organisations import CredentialKind, digest, find_presented, issue_acc
 router = APIRouter(prefix="/v1/oauth", tags=["OAuth2"])
 
 _MOST_FORM_BYTES = 8192
-_NO_STORE = {"Cache-Control": "no-store", "Pragma": "no-cache"}
+# Every answer says `Cache-Control: no-store`; section 5.1 asks for this one too.
+_NO_CACHE = {"Pragma": "no-cache"}
 _FORM = {
     "type": "object",
     "required": ["grant_type"],
@@ -92,12 +93,12 @@ async def create_token(request: Request) -> Response:
     try:
         token = await _token(request)
     except OAuthError as refusal:
-        headers = dict(_NO_STORE)
+        headers = dict(_NO_CACHE)
         if refusal.status == 401:
             headers["WWW-Authenticate"] = 'Basic realm="coffer"'
         content = encode({"error": refusal.error, "error_description": refusal.description})
         return envelope.answer(content, refusal.status, headers)
-    return envelope.answer(encode(token.model_dump()), 200, _NO_STORE)
+    return envelope.answer(encode(token.model_dump()), 200, _NO_CACHE)
 
 
 async def _token(request: Request) -> Token:

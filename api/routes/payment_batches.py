@@ -38,6 +38,8 @@ router = APIRouter(
 _ITEM = TypeAdapter(PaymentIntentCreate)
 # Items that are checked, or answers that are written, before others get their turn: some 10 ms.
 _STRETCH = 250
+# The field of a fault that is no single member's.
+_WHOLE = "item"
 
 Outcome = PaymentIntentRead | CofferError
 
@@ -89,7 +91,7 @@ async def _check(chains: Chains, items: Sequence[Any]) -> list[Wanted | CofferEr
         try:
             checked.append(payments.check(chains, _ITEM.validate_python(item)))
         except Invalid as error:
-            found = envelope.details(error.errors(include_url=False, include_input=False))
+            found = envelope.details(error.errors(include_url=False, include_input=False), _WHOLE)
             checked.append(ValidationError("The item is not valid", *found))
         except CofferError as refusal:
             checked.append(refusal)
@@ -132,10 +134,10 @@ async def _all_or_none(
 def _refuse_any(outcomes: Sequence[object]) -> None:
     """Raise `BatchRefused` with everything that is wrong with any item."""
     details = [
-        FieldError(f"items.{index}.{detail.field}", detail.message)
+        FieldError(f"items.{index}.{detail.field}".removesuffix(f".{_WHOLE}"), detail.message)
         for index, outcome in enumerate(outcomes)
         if isinstance(outcome, CofferError)
-        for detail in outcome.details or [FieldError("item", outcome.message)]
+        for detail in outcome.details or [FieldError(_WHOLE, outcome.message)]
     ]
     if details:
         raise BatchRefused("The batch is refused as a whole", *details)
