@@ -16,8 +16,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 class EthereumSettings(BaseModel):
     """One EVM chain. Times are seconds, heights blocks, prices wei."""
 
-    rpc_url: str
-    chain_id: int
+    rpc_url: str = Field(description="The node's JSON-RPC address.")
+    chain_id: int = Field(description="Checked against the node's before anything is signed.")
     usdc: str = Field(description="Address of the USDC token contract.")
     batch_payout: str | None = Field(
         default=None, description="Address of the deployed BatchPayout; without it payments go one by one."
@@ -31,7 +31,7 @@ class EthereumSettings(BaseModel):
     confirmations: int = Field(default=1, ge=1, description="Blocks, its own included, until CONFIRMED.")
     finality: Literal["finalized", "safe"] = Field(default="finalized", description="Block tag of FINALIZED.")
     poll_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for a new block.")
-    rpc_timeout: float = Field(default=10.0, gt=0)
+    rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
     rebroadcast_after: int = Field(
         default=3, ge=1, description="Blocks unmined before the bytes go out again."
     )
@@ -42,15 +42,14 @@ class EthereumSettings(BaseModel):
 class SolanaSettings(BaseModel):
     """One Solana cluster. Times are seconds, prices micro-lamports per compute unit."""
 
-    rpc_url: str
-    ws_url: str | None = None
+    rpc_url: str = Field(description="The node's JSON-RPC address.")
     usdc: str = Field(description="Address of the USDC mint.")
     batch_size: int = Field(
         default=18, ge=1, le=20, description="Most payments in one transaction; 18 fit, 9 to new recipients."
     )
     max_in_flight: int = Field(default=64, ge=1, description="Unconfirmed transactions of one wallet.")
-    poll_interval: float = Field(default=0.5, gt=0)
-    rpc_timeout: float = Field(default=10.0, gt=0)
+    poll_interval: float = Field(default=0.5, gt=0, description="Seconds between looks for news.")
+    rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
     rpc_concurrency: int = Field(default=8, ge=1, description="Calls to the node under way at once.")
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
@@ -76,25 +75,27 @@ class Settings(BaseSettings):
     owner_database_url: str | None = Field(
         default=None, description="PostgreSQL as the owner, for migrations."
     )
-    database_pool: int = Field(default=10, ge=1)
-    redis_url: str = "redis://127.0.0.1:6379/0"
+    database_pool: int = Field(default=10, ge=1, description="Connections of one process.")
+    redis_url: str = Field(default="redis://127.0.0.1:6379/0", description="Valkey or Redis.")
 
-    api_host: str = "127.0.0.1"
-    api_port: int = Field(default=8000, ge=0, le=65535)
-    api_processes: int = Field(default=2, ge=1)
-    api_max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024)
+    api_host: str = Field(default="127.0.0.1", description="Address that the API listens on.")
+    api_port: int = Field(default=8000, ge=1, le=65535, description="Port that the API listens on.")
+    api_processes: int = Field(default=2, ge=1, description="Processes that share the API's port.")
+    api_max_body_bytes: int = Field(default=8 * 1024 * 1024, ge=1024, description="Largest request body.")
     credential_cache_seconds: float = Field(
         default=5.0, ge=0, description="How long a revoked key may still be taken by a process that saw it."
     )
-    access_token_seconds: int = Field(default=3600, ge=60)
+    access_token_seconds: int = Field(default=3600, ge=60, description="Life of an OAuth2 access token.")
 
-    worker_processes: int = Field(default=2, ge=1)
-    worker_threads: int = Field(default=8, ge=1)
+    worker_processes: int = Field(default=2, ge=1, description="Processes of one `coffer worker`.")
+    worker_threads: int = Field(default=8, ge=1, description="Messages that a process works on at once.")
     sweep_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for forgotten work.")
     dispatch_batch: int = Field(default=2000, ge=1, description="Most intents claimed in one transaction.")
 
-    keystore_dir: Path = Path("keys")
-    keystore_passphrase: SecretStr = SecretStr("")
+    keystore_dir: Path = Field(default=Path("keys"), description="Folder of the encrypted key files.")
+    keystore_passphrase: SecretStr = Field(
+        default=SecretStr(""), description="Opens the key files; a process that signs needs it."
+    )
     encryption_keys: dict[str, SecretStr] = Field(
         default_factory=dict, description="Key id to base64 of 32 bytes; the last one encrypts."
     )
@@ -102,8 +103,12 @@ class Settings(BaseSettings):
     ethereum: EthereumSettings | None = None
     solana: SolanaSettings | None = None
 
-    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
-    log_format: Literal["json", "console"] = "json"
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
+        default="INFO", description="Least level that is logged."
+    )
+    log_format: Literal["json", "console"] = Field(
+        default="json", description="One JSON object a line, or text."
+    )
 
 
 @lru_cache(maxsize=1)
