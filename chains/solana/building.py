@@ -57,11 +57,13 @@ class Blockhash:
 
 @dataclass(slots=True)
 class _Plan:
-    """A transaction that went through simulation, with its limit of compute units."""
+    """A transaction that went through simulation, with its limit of compute units, and whether its transfers
+    are one instruction."""
 
     id: str
     transfers: list[Transfer]
     limit: int
+    together: bool
 
 
 @dataclass(slots=True)
@@ -111,7 +113,7 @@ class Builder:
         latest = await self.latest_blockhash()
         signed = []
         for plan in plans:
-            drafted = self._draft(address, plan.transfers, plan.id, plan.limit, price)
+            drafted = self._draft(address, plan.transfers, plan.id, plan.limit, price, plan.together)
             made = transactions.message(Pubkey.from_string(address), drafted, latest.hash)
             hash, raw = await transactions.sign(made, signer)
             kind = TransactionKind.TRANSFER if len(plan.transfers) == 1 else TransactionKind.BATCH
@@ -156,16 +158,15 @@ class Builder:
         waiting = list(transfers)
         while waiting and len(outcome.plans) < room:
             packs = transactions.pack(waiting, self._settings.batch_size)[: room - len(outcome.plans)]
-            tried = [(new_id("ctx"), pack) for pack in packs]
-            drafts = [self._draft(address, pack, id, MAX_COMPUTE_UNITS, price) for id, pack in tried]
-            answers = await self._run(address, drafts)
+            tried = await self._try(address, packs, price)
             waiting = waiting[sum(len(pack) for pack in packs) :]
             survivors: list[Transfer] = []
-            for (id, pack), drafted, answer in zip(tried, drafts, answers, strict=True):
+            for plan, drafted, answer in tried:
                 if answer["err"] is None:
-                    limit = min(answer["unitsConsumed"] * 6 // 5 + 1_000, MAX_COMPUTE_UNITS)
-                    outcome.plans.append(_Plan(id, pack, limit))
+                    plan.limit = min(answer["unitsConsumed"] * 6 // 5 + 1_000, MAX_COMPUTE_UNITS)
+                    outcome.plans.append(plan)
                     continue
+                pack = plan.transfers
                 failed = _failing(drafted, answer["err"])
                 if failed is None:
                     logger.warning(
@@ -179,6 +180,32 @@ class Builder:
                 survivors += [one for one in pack if one.payout.reference != failed.reference]
             waiting = survivors + waiting
         return outcome
+
+    async def _try(
+        self, address: str, packs: Sequence[list[Transfer]], price: int
+    ) -> list[tuple[_Plan, Draft, Any]]:
+        """Simulate the packs, several transfers together. What fails is tried once more with an instruction
+        for each: only so it is told which transfer fails, and an older token program knows no batch."""
+        plans = [_Plan(new_id("ctx"), pack, MAX_COMPUTE_UNITS, len(pack) > 1) for pack in packs]
+        tried = await self._simulated(address, plans, price)
+        apart = [plan for plan, _, answer in tried if answer["err"] is not None and plan.together]
+        if not apart:
+            return tried
+        for plan in apart:
+            plan.together = False
+        again = {
+            plan.id: (plan, drafted, answer)
+            for plan, drafted, answer in await self._simulated(address, apart, price)
+        }
+        return [again.get(one[0].id, one) for one in tried]
+
+    async def _simulated(
+        self, address: str, plans: Sequence[_Plan], price: int
+    ) -> list[tuple[_Plan, Draft, Any]]:
+        drafts = [
+            self._draft(address, plan.transfers, plan.id, plan.limit, price, plan.together) for plan in plans
+        ]
+        return list(zip(plans, drafts, await self._run(address, drafts), strict=True))
 
     async def _run(self, address: str, drafts: Sequence[Draft]) -> list[Any]:
         options = {
@@ -214,9 +241,11 @@ class Builder:
             logger.warning("lamports_short", address=address, spendable=spendable, left=left)
         return taken
 
-    def _draft(self, address: str, transfers: Sequence[Transfer], memo: str, limit: int, price: int) -> Draft:
+    def _draft(
+        self, address: str, transfers: Sequence[Transfer], memo: str, limit: int, price: int, together: bool
+    ) -> Draft:
         payer, source = Pubkey.from_string(address), token_account(address, self._mint)
-        return transactions.draft(payer, source, self._mint, transfers, memo, limit, price)
+        return transactions.draft(payer, source, self._mint, transfers, memo, limit, price, together=together)
 
 
 def _affordable(

@@ -1,10 +1,10 @@
 """A Solana transaction that makes several payments: its instructions, its size, its cost.
 
-One is: compute budget, for each payment (account creation if the recipient has none) and a checked transfer,
-and a memo with the chain transaction's id. The memo tells two otherwise equal transactions of one block hash
-apart, which would be one transaction, and leads from the chain back to the log. Payment ids do not fit:
-the message is legacy, at most 1,232 bytes with its signature, which is 18 payments to known recipients or 9
-that create the recipient's account.
+One is: compute budget, for each payment account creation if the recipient has none, the checked transfers,
+several of them together in the token program's batch (SIMD-0266), and a memo with the chain transaction's id.
+The memo tells two otherwise equal transactions of one block hash apart, which would be one transaction, and
+leads from the chain back to the log. Payment ids do not fit: the message is legacy, at most 1,232 bytes with
+its signature, which is 18 payments to known recipients or 9 that create the recipient's account.
 """
 
 from __future__ import annotations
@@ -41,6 +41,11 @@ _SIGNATURE_SIZE: Final = 64
 _UNSIGNED: Final = b"\x01" + bytes(_SIGNATURE_SIZE)
 _CREATE_IDEMPOTENT: Final = b"\x01"
 _TRANSFER_CHECKED: Final = 12
+_BATCH: Final = 255
+# Positions of accounts: source, mint, destination, owner of a transfer; payer, account of a creation.
+_DESTINATION: Final = 2
+_TRANSFER_ACCOUNTS: Final = 4
+_OPENED: Final = 1
 _SET_LIMIT: Final = 2
 _SET_PRICE: Final = 3
 
@@ -102,20 +107,30 @@ def draft(
     memo: str,
     limit: int,
     price: int,
+    *,
+    together: bool = False,
 ) -> Draft:
-    """The instructions for `transfers`. `limit` is in compute units, `price` in micro-lamports for each."""
-    steps: list[tuple[Instruction, Payout | None]] = [
-        (set_compute_unit_limit(limit), None),
-        (set_compute_unit_price(price), None),
-    ]
+    """The instructions for `transfers`. `limit` is in compute units, `price` in micro-lamports for each.
+
+    `together` makes one instruction of all transfers. A cluster counts, and a simulator runs, instructions;
+    but when one of its transfers fails, the batch does not tell which.
+    """
+    steps: list[tuple[Instruction, Payout | None]] = [(set_compute_unit_limit(limit), None)]
+    if price:
+        steps.append((set_compute_unit_price(price), None))
     opened: set[Pubkey] = set()
+    paying: list[Instruction] = []
     for transfer in transfers:
         if transfer.creates and transfer.account not in opened:
             opened.add(transfer.account)
             steps.append((_create(payer, transfer.owner, transfer.account, mint), transfer.payout))
-        steps.append(
-            (_transfer(payer, source, mint, transfer.account, transfer.payout.amount), transfer.payout)
-        )
+        pays = _transfer(payer, source, mint, transfer.account, transfer.payout.amount)
+        if together:
+            paying.append(pays)
+        else:
+            steps.append((pays, transfer.payout))
+    if paying:
+        steps.append((_batch(paying), None))
     steps.append((Instruction(MEMO_PROGRAM, memo.encode(), []), None))
     return Draft(tuple(step for step, _ in steps), tuple(payout for _, payout in steps))
 
@@ -151,12 +166,14 @@ def renewed(raw: bytes, blockhash: Hash, price: int) -> Message:
     old = _message(raw)
     assert old.recent_blockhash != blockhash, "a renewed transaction needs another block hash"
     program = old.account_keys.index(COMPUTE_BUDGET_PROGRAM)
+    raised = CompiledInstruction(program, set_compute_unit_price(price).data, b"")
+    offers = [_price(step, program) for step in old.instructions]
     instructions = [
-        CompiledInstruction(program, set_compute_unit_price(price).data, step.accounts)
-        if _price(step, program) is not None and (_price(step, program) or 0) < price
-        else step
-        for step in old.instructions
+        raised if offer is not None and offer < price else step
+        for step, offer in zip(old.instructions, offers, strict=True)
     ]
+    if price and all(offer is None for offer in offers):
+        instructions.insert(0, raised)
     header = old.header
     return Message.new_with_compiled_instructions(
         header.num_required_signatures,
@@ -187,9 +204,17 @@ def cost(raw: bytes) -> Cost:
 
 def serves(raw: bytes, instruction: int) -> int:
     """The position of the payout that an instruction of signed bytes serves: its transfer, or the creation
-    before it. It is the number of payouts for an instruction after them all."""
+    before it. It is the number of payouts for an instruction that serves no one alone."""
     made = _message(raw)
     program = made.account_keys.index(TOKEN_PROGRAM_ID)
+    failed = made.instructions[instruction]
+    paid = [
+        account for step in made.instructions if step.program_id_index == program for account in _paid(step)
+    ]
+    if made.account_keys[failed.program_id_index] == ASSOCIATED_TOKEN_PROGRAM_ID:
+        return paid.index(failed.accounts[_OPENED])
+    if failed.program_id_index != program or failed.data[0] == _BATCH:
+        return len(paid)
     return sum(step.program_id_index == program for step in made.instructions[:instruction])
 
 
@@ -250,6 +275,19 @@ def _transfer(payer: Pubkey, source: Pubkey, mint: Pubkey, account: Pubkey, amou
             AccountMeta(payer, is_signer=True, is_writable=False),
         ],
     )
+
+
+def _batch(transfers: Sequence[Instruction]) -> Instruction:
+    """Several instructions of the token program as one: for each its number of accounts, the length of its
+    data and the data; the accounts of all follow one another."""
+    parts = [bytes((len(one.accounts), len(one.data))) + bytes(one.data) for one in transfers]
+    accounts = [account for one in transfers for account in one.accounts]
+    return Instruction(TOKEN_PROGRAM_ID, bytes((_BATCH,)) + b"".join(parts), accounts)
+
+
+def _paid(step: CompiledInstruction) -> bytes:
+    """The indexes of the accounts that a transfer, or a batch of transfers, pays."""
+    return bytes(step.accounts)[_DESTINATION::_TRANSFER_ACCOUNTS]
 
 
 def _message(raw: bytes) -> Message:

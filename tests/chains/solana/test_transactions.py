@@ -56,6 +56,34 @@ def test_renewed_bytes_differ_in_block_hash_and_price_alone() -> None:
     assert [a == b for a, b in zip(back, old, strict=True)].count(False) == 1
 
 
+def test_a_price_is_added_to_bytes_that_offer_none() -> None:
+    drafted = transactions.draft(PAYER, SOURCE, MINT, transfers(18, creates=False), MEMO, 10_000, 0)
+    old = transactions.unsigned(transactions.message(PAYER, drafted, Hash.default()))
+    new = transactions.unsigned(transactions.renewed(old, Hash.new_unique(), 100))
+    assert transactions.cost(old) == transactions.Cost(5_000, 0)
+    assert transactions.cost(new) == transactions.Cost(5_001, 0)
+    assert len(new) <= MAX_SIZE
+
+
+def test_transfers_together_are_one_instruction_and_no_larger() -> None:
+    pack = transfers(18, creates=False)
+    together = transactions.draft(PAYER, SOURCE, MINT, pack, MEMO, 10_000, 5, together=True)
+    apart = transactions.draft(PAYER, SOURCE, MINT, pack, MEMO, 10_000, 5)
+    made = transactions.message(PAYER, together, Hash.default())
+    assert len(together.instructions) == 4
+    assert len(bytes(made)) <= len(bytes(transactions.message(PAYER, apart, Hash.default())))
+
+
+@pytest.mark.parametrize("together", [False, True])
+def test_an_instruction_is_traced_to_its_payment(together: bool) -> None:
+    pack = [*transfers(1, creates=False), *transfers(2, creates=True)]
+    drafted = transactions.draft(PAYER, SOURCE, MINT, pack, MEMO, 10_000, 0, together=together)
+    raw = transactions.unsigned(transactions.message(PAYER, drafted, Hash.default()))
+    served = [transactions.serves(raw, index) for index in range(len(drafted.instructions))]
+    # The limit, then creations and transfers, then the memo; 3 is nobody.
+    assert served == ([3, 1, 2, 3, 3] if together else [3, 0, 1, 1, 2, 2, 3])
+
+
 class Forger:
     curve = Curve.ED25519
 
