@@ -7,10 +7,11 @@ enqueued stays. A message may come twice; its actor looks at the state and finds
 from __future__ import annotations
 
 import asyncio
-from typing import Final
+from collections.abc import Collection
+from typing import Any, Final
 
 import asyncpg
-from dramatiq import Message
+from dramatiq import Actor
 from sqlalchemy import text
 
 from core.database import Database, listen_url
@@ -61,17 +62,12 @@ async def pass_on(database: Database) -> int:
         taken = (await session.execute(_TAKE, {"most": _MOST})).all()
         if not taken:
             return 0
-        wakes = {(row.type, row.topic) for row in taken if row.type in _WAKES}
-        messages = {_WAKES[type].message(topic) for type, topic in wakes}
-        await asyncio.to_thread(_enqueue, _distinct(messages))
+        wakes = {(_WAKES[row.type], row.topic) for row in taken if row.type in _WAKES}
+        await asyncio.to_thread(_enqueue, wakes)
         await session.commit()
         return len(taken)
 
 
-def _distinct(messages: set[Message[None]]) -> list[Message[None]]:
-    return list({(message.actor_name, message.args): message for message in messages}.values())
-
-
-def _enqueue(messages: list[Message[None]]) -> None:
-    for message in messages:
-        broker.enqueue(message)
+def _enqueue(wakes: Collection[tuple[Actor[[str], Any], str]]) -> None:
+    for actor, topic in wakes:
+        broker.enqueue(actor.message(topic))

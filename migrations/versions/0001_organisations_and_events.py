@@ -90,7 +90,8 @@ def upgrade() -> None:
         )
         """
     )
-    isolate("outbox", app="INSERT", worker="SELECT, INSERT, DELETE")
+    # The relay locks the rows that it takes, which PostgreSQL allows to who may update them.
+    isolate("outbox", app="INSERT", worker="SELECT, INSERT, UPDATE, DELETE")
     op.execute(f"GRANT USAGE ON SEQUENCE event_id_seq TO {APP}, {WORKER}")
     op.execute(
         """
