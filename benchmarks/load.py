@@ -59,7 +59,14 @@ class Tally:
         return ordered[min(int(len(ordered) * share), len(ordered) - 1)] if ordered else 0.0
 
     def add(self, other: Tally) -> None:
+        """Count in what another measured at the same time."""
         self.seconds = max(self.seconds, other.seconds)
+        self.statuses += other.statuses
+        self.latencies += other.latencies
+
+    def follow(self, other: Tally) -> None:
+        """Count in what was measured after it."""
+        self.seconds += other.seconds
         self.statuses += other.statuses
         self.latencies += other.latencies
 

@@ -19,7 +19,8 @@ Outcome = TypeVar("Outcome")
 Flush = Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
 
 _LONGEST_GATHERING = 0.008
-_LULL = 0.0005
+# A whole millisecond: uvloop rounds a shorter sleep to none.
+_LULL = 0.001
 
 # Classes of SQLSTATE that refuse what was asked, and say for sure that nothing of it was written: bad data,
 # a broken constraint, a transaction that lost to another, an exception raised by a function. After anything
@@ -65,7 +66,7 @@ class GroupCommit(Generic[Item, Outcome]):
                 batch, self._lanes[org_id] = lane[: self._limit], lane[self._limit :]
                 begun = time.monotonic()
                 await self._settle(org_id, batch)
-                if self._lanes[org_id]:
+                if len(batch) > 1:
                     at_most = min(_LONGEST_GATHERING, time.monotonic() - begun)
                     await self._gather(org_id, len(batch) + len(self._lanes[org_id]), at_most)
         finally:
@@ -75,7 +76,7 @@ class GroupCommit(Generic[Item, Outcome]):
 
     async def _gather(self, org_id: UUID, expected: int, seconds: float) -> None:
         """Let those who were just answered come back with their next item. Without this, steady callers fall
-        into two halves of which each waits for the other's flush, and every flush is half empty."""
+        into parts of which each waits for the other's flush, and every flush is half empty."""
         for _ in range(int(seconds / _LULL)):
             if len(self._lanes[org_id]) >= min(expected, self._limit):
                 return
