@@ -24,6 +24,7 @@ from treasury import payments
 from treasury.chains import NoSigners, build_chains
 
 _ROUTERS = (
+    payment_intents.creation,
     payment_batches.router,
     payment_intents.router,
     treasury.router,

@@ -37,7 +37,7 @@ CarryOut = Callable[[AsyncSession, UUID, Sequence[What]], Awaitable[Sequence[Bas
 Work = Callable[[AsyncSession], Awaitable[Answer]]
 
 
-async def idempotency_key(request: Request) -> str:
+def key_of(request: Request) -> str:
     """The key of a request that commits money. Raises `BadRequest`."""
     key = request.headers.get(HEADER)
     if key is None:
@@ -45,6 +45,11 @@ async def idempotency_key(request: Request) -> str:
     if not _VISIBLE.fullmatch(key):
         raise BadRequest.at(HEADER, f"{HEADER} must be 1 to 255 visible ASCII characters")
     return key
+
+
+async def idempotency_key(request: Request) -> str:
+    """`key_of` as a dependency."""
+    return key_of(request)
 
 
 IdempotencyKey = Annotated[str, Depends(idempotency_key)]

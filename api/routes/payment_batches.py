@@ -17,7 +17,7 @@ from starlette.responses import Response
 from api import authentication, envelope, once
 from api.authentication import WriteTreasury
 from api.envelope import ErrorEnvelope, errors
-from api.exact import ExactRoute
+from api.exact import CommitRoute
 from api.once import IdempotencyKey
 from api.routes.payment_intents import CREATION_REFUSALS
 from api.services import services
@@ -32,7 +32,7 @@ from treasury.payments import Wanted
 from treasury.schemas import PaymentIntentBatch, PaymentIntentCreate, PaymentIntentRead
 
 router = APIRouter(
-    prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=ExactRoute
+    prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=CommitRoute
 )
 
 _ITEM = TypeAdapter(PaymentIntentCreate)

@@ -13,7 +13,7 @@ from starlette.responses import Response
 from api import authentication, envelope, once
 from api.authentication import ReadTreasury, WriteTreasury
 from api.envelope import errors
-from api.exact import ExactRoute
+from api.exact import CommitRoute, ExactRoute
 from api.once import IdempotencyKey
 from api.pages import Cursor, Limit, from_cursor, page
 from api.services import services
@@ -40,6 +40,8 @@ router = APIRouter(
     prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=ExactRoute
 )
 
+creation = APIRouter(prefix=router.prefix, tags=["Payment intents"], route_class=CommitRoute)
+
 CREATION_REFUSALS = (
     ChainNotConfigured,
     InvalidAddress,
@@ -60,7 +62,7 @@ def _in_utc(instant: datetime) -> datetime:
 Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
-@router.post(
+@creation.post(
     "",
     status_code=201,
     response_model=PaymentIntentRead,
