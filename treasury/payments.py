@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -35,6 +36,10 @@ from treasury.errors import (
 from treasury.funds import Source, Sources, load_sources
 from treasury.models import Fund, IntentStatus, PaymentIntent
 from treasury.schemas import PaymentIntentCreate, PaymentIntentRead
+
+# How much of a large batch is done before others on the event loop get their turn: 10 ms, 30 ms.
+_STRETCH = 500
+_WRITTEN_TOGETHER = 2_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +101,8 @@ async def create(
             drawn.append((index, new_id("pi"), _source(sources, want)))
         except (UnknownSource, SourceClosed, OwnAddress) as refusal:
             outcomes[index] = refusal
+        if index % _STRETCH == _STRETCH - 1:
+            await asyncio.sleep(0)
     reserves = [[reserve(source.accounts, wanted[i].body.amount, id)] for i, id, source in drawn]
     created_at = now()
     made: list[tuple[Wanted, str, Source]] = []
@@ -106,9 +113,13 @@ async def create(
         else:
             made.append((want, intent_id, source))
             outcomes[index] = _fresh(org_id, want, intent_id, source, created_at)
+        if index % _STRETCH == _STRETCH - 1:
+            await asyncio.sleep(0)
     if made:
-        await session.execute(_INSERT, {"org_id": org_id, "created_at": created_at, **_columns(made)})
-        await events.emit(session, org_id, [_reserved(want, id, source) for want, id, source in made])
+        for start in range(0, len(made), _WRITTEN_TOGETHER):
+            part = made[start : start + _WRITTEN_TOGETHER]
+            await session.execute(_INSERT, {"org_id": org_id, "created_at": created_at, **_columns(part)})
+            await events.emit(session, org_id, [_reserved(want, id, source) for want, id, source in part])
     return [outcome for outcome in outcomes if outcome is not None]
 
 
