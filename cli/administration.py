@@ -29,19 +29,14 @@ Chain = Annotated[ChainName, typer.Argument(help="The chain.")]
 _CURVES = {ChainName.ETHEREUM: Curve.SECP256K1, ChainName.SOLANA: Curve.ED25519}
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(migrate)
-    organisations = typer.Typer(no_args_is_help=True, help="Organisations and their credentials.")
-    organisations.command("create")(create_org)
-    organisations.command("key")(create_key)
-    organisations.command("client")(create_client)
-    app.add_typer(organisations, name="org")
-    wallets = typer.Typer(no_args_is_help=True, help="Keys and treasury wallets.")
-    wallets.command("key")(create_wallet_key)
-    wallets.command("open")(open_treasury_wallet)
-    app.add_typer(wallets, name="wallet")
+app = typer.Typer()
+organisations = typer.Typer(no_args_is_help=True, help="Organisations and their credentials.")
+wallets = typer.Typer(no_args_is_help=True, help="Keys and treasury wallets.")
+app.add_typer(organisations, name="org")
+app.add_typer(wallets, name="wallet")
 
 
+@app.command()
 def migrate() -> None:
     """Bring the database to the newest revision, as its owner."""
     url = get_settings().owner_database_url
@@ -50,6 +45,7 @@ def migrate() -> None:
     upgrade(url)
 
 
+@organisations.command("create")
 def create_org(name: str, as_json: AsJson = False) -> None:
     """Create an organisation. Its stream secret is shown this once."""
 
@@ -63,6 +59,7 @@ def create_org(name: str, as_json: AsJson = False) -> None:
     _print(asyncio.run(create()), as_json)
 
 
+@organisations.command("key")
 def create_key(
     org_id: UUID,
     scope: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
@@ -73,6 +70,7 @@ def create_key(
     _print({"api_key": secret}, as_json)
 
 
+@organisations.command("client")
 def create_client(
     org_id: UUID,
     scope: Annotated[list[str] | None, typer.Option(help="May be given several times.")] = None,
@@ -83,6 +81,7 @@ def create_client(
     _print({"client_id": client_id, "client_secret": secret}, as_json)
 
 
+@wallets.command("key")
 def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
     """Make a key for a chain in the keystore and print its address, to be funded before it is opened."""
     settings = get_settings()
@@ -90,6 +89,7 @@ def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
     _print({"address": keystore.create(_CURVES[chain])}, as_json)
 
 
+@wallets.command("open")
 def open_treasury_wallet(
     org_id: UUID, chain: Chain, address: str, name: str = "treasury", as_json: AsJson = False
 ) -> None:

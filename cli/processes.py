@@ -9,12 +9,10 @@ import typer
 from core.settings import get_settings
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(api)
-    app.command()(worker)
-    app.command()(scheduler)
+app = typer.Typer()
 
 
+@app.command()
 def api() -> None:
     """Serve the HTTP API until SIGTERM."""
     from api.server import serve
@@ -22,6 +20,7 @@ def api() -> None:
     serve(get_settings())
 
 
+@app.command()
 def worker() -> None:
     """Work on every queue until SIGTERM; what is begun is finished first."""
     from workers.main import start
@@ -29,6 +28,7 @@ def worker() -> None:
     start(get_settings())
 
 
+@app.command()
 def scheduler() -> None:
     """Relay events and tick, or stand by while another scheduler does, until SIGTERM."""
     from workers.scheduler import serve

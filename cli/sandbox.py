@@ -29,12 +29,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object."
 _DEMO = Tuning(block_seconds=0.5)
 
 
-def register(app: typer.Typer) -> None:
-    app.command()(sandbox)
-    app.command()(up)
-    app.command()(demo)
+app = typer.Typer()
 
 
+@app.command()
 def sandbox(
     ready_file: Annotated[Path, typer.Option(help="Written as JSON once everything is healthy.")],
     keep: Keep = None,
@@ -48,6 +46,7 @@ def sandbox(
     asyncio.run(_with_coffer(ready, keep))
 
 
+@app.command()
 def up(keep: Keep = None) -> None:
     """Run everything until Ctrl-C, and print where it is."""
 
@@ -62,6 +61,7 @@ def up(keep: Keep = None) -> None:
     asyncio.run(_with_coffer(show, keep))
 
 
+@app.command()
 def demo(as_json: AsJson = False) -> None:
     """Pay two hundred times on two chains, and check that books and chains agree."""
     reports: list[Report] = []

@@ -43,13 +43,14 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 
 @dataclass(frozen=True, slots=True)
 class Tuning:
-    """How fast the sandbox's chains go and how wide Coffer runs on them. `settings` are further settings of
-    Coffer by their environment names."""
+    """How fast the sandbox's chains go and how wide Coffer runs on them. Without `workers` intents are taken
+    and wait. `settings` are further settings of Coffer by their environment names."""
 
     block_seconds: float = 1.0
     slot_ms: int = SLOT_MS
     api_processes: int = 2
     worker_processes: int = 2
+    workers: bool = True
     settings: tuple[tuple[str, str], ...] = ()
 
 
@@ -108,11 +109,12 @@ class Coffer:
             await self.schema.prepare()
             self._urls, self._mints = await asyncio.gather(self.schema.open(DATABASE), self._issue_money())
             self._seeded = await self._seed()
-            for name in ("api", "worker", "scheduler"):
+            for name in ("api", "worker", "scheduler") if self.tuning.workers else ("api",):
                 self._processes[name] = self._process(name)
                 self._processes[name].start()
             await self.api.wait_ready(self.is_ready, READY_SECONDS)
-            await self.worker.wait_ready(self._wallets_are_prepared, READY_SECONDS)
+            if self.tuning.workers:
+                await self.worker.wait_ready(self._wallets_are_prepared, READY_SECONDS)
         except BaseException:
             await self.stop()
             raise

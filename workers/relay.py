@@ -16,8 +16,11 @@ from sqlalchemy import text
 
 from core.database import Database, listen_url
 from core.events import OUTBOX_CHANNEL
+from core.logs import get_logger
 from workers.broker import broker
 from workers.dispatch import dispatch_wallet
+
+log = get_logger(__name__)
 
 # What an event wakes, for its topic. A confirmed payment may have made room for the next.
 _WAKES: Final = {
@@ -30,9 +33,13 @@ _LOOK_SECONDS: Final = 1.0
 
 _TAKE = text(
     """
-    DELETE FROM outbox WHERE event_id IN (
-        SELECT event_id FROM outbox ORDER BY event_id LIMIT :most FOR UPDATE SKIP LOCKED)
-    RETURNING type, topic
+    WITH taken AS (
+        DELETE FROM outbox WHERE event_id IN (
+            SELECT event_id FROM outbox ORDER BY event_id LIMIT :most FOR UPDATE SKIP LOCKED)
+        RETURNING event_id, topic
+    )
+    SELECT event.org_id, event.type, event.subject, taken.topic
+    FROM taken JOIN event ON event.id = taken.event_id ORDER BY event.id
     """
 )
 
@@ -65,7 +72,9 @@ async def pass_on(database: Database) -> int:
         wakes = {(_WAKES[row.type], row.topic) for row in taken if row.type in _WAKES}
         await asyncio.to_thread(_enqueue, wakes)
         await session.commit()
-        return len(taken)
+    for row in taken:
+        log.info(row.type, orgId=str(row.org_id), subject=row.subject)
+    return len(taken)
 
 
 def _enqueue(wakes: Collection[tuple[Actor[[str], Any], str]]) -> None:

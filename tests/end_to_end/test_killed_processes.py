@@ -1,4 +1,4 @@
-"""SIGKILL in the middle of the demo: every payment is still paid exactly once, and the books equal the chains."""
+"""Processes that end in the middle of the demo: every payment is still paid once, and books equal chains."""
 
 from __future__ import annotations
 
@@ -25,4 +25,17 @@ async def test_the_demo_holds_when_a_process_is_killed_and_started_again(name: s
                 process.start()
 
         report = await run(coffer, lambda counts: None, meanwhile=kill_and_start_again)
+    assert [check for check in report.checks if not check.ok] == []
+
+
+async def test_the_demo_holds_when_a_worker_is_asked_to_end_and_another_takes_over() -> None:
+    async with Coffer(tuning=TUNING) as coffer:
+
+        async def ask_to_end_and_start_again() -> None:
+            await asyncio.sleep(0.5)
+            await coffer.worker.stop(within=30)
+            assert coffer.worker.returncode == 0, coffer.worker.tail()
+            coffer.worker.start()
+
+        report = await run(coffer, lambda counts: None, meanwhile=ask_to_end_and_start_again)
     assert [check for check in report.checks if not check.ok] == []
