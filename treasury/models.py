@@ -30,7 +30,10 @@ class Wallet(SQLModel, table=True):
     """An address on a chain that Coffer signs for. `gas_account_id` holds its native asset in the books."""
 
     __tablename__ = "wallet"
-    __table_args__ = (UniqueConstraint("chain", "address"),)
+    __table_args__ = (
+        UniqueConstraint("chain", "address"),
+        UniqueConstraint("id"),
+    )
 
     org_id: UUID = Field(primary_key=True)
     id: str = Field(sa_column=typeid(primary_key=True))

@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Chain, PayoutResult, Progress, Rejection, TransactionStatus
+from chains.protocol import Chain, ChainName, PayoutResult, Progress, Rejection, TransactionStatus
 from core import events
 from core.clock import now
 from core.database import Database
@@ -45,14 +45,16 @@ async def follow(database: Database, chain: Chain) -> None:
         if not await session.scalar(_FOLLOWING, {"chain": chain.name.value}):
             return
         progress = await chain.follow(session)
-        await settle(session, chain.native, progress)
+        await settle(session, chain.name, chain.native, progress)
         await session.commit()
 
 
-async def settle(session: AsyncSession, native: Currency, progress: Iterable[Progress]) -> None:
+async def settle(
+    session: AsyncSession, chain: ChainName, native: Currency, progress: Iterable[Progress]
+) -> None:
     """Book each step that transactions of one chain took, in order."""
     for (org_id, address, status), steps in groupby(progress, key=lambda p: (p.org_id, p.address, p.status)):
-        book = await _Book.open(session, org_id, address, native, list(steps))
+        book = await _Book.open(session, org_id, chain, address, native, list(steps))
         if status is TransactionStatus.CONFIRMED:
             await book.confirm()
         elif status is TransactionStatus.FINALIZED:
@@ -81,7 +83,8 @@ class _Intent:
 
 
 _WALLET = text(
-    "SELECT id, chain, gas_account_id FROM wallet WHERE org_id = CAST(:org_id AS uuid) AND address = :address"
+    "SELECT id, gas_account_id FROM wallet"
+    " WHERE org_id = CAST(:org_id AS uuid) AND chain = :chain AND address = :address"
 )
 _INTENTS = text(
     """
@@ -133,9 +136,16 @@ class _Book:
 
     @classmethod
     async def open(
-        cls, session: AsyncSession, org_id: UUID, address: str, native: Currency, steps: Sequence[Progress]
+        cls,
+        session: AsyncSession,
+        org_id: UUID,
+        chain: ChainName,
+        address: str,
+        native: Currency,
+        steps: Sequence[Progress],
     ) -> _Book:
-        wallet = (await session.execute(_WALLET, {"org_id": org_id, "address": address})).one()
+        given = {"org_id": org_id, "chain": chain.value, "address": address}
+        wallet = (await session.execute(_WALLET, given)).one()
         ids = [result.reference for step in steps for result in step.results]
         rows = await session.execute(_INTENTS, {"org_id": org_id, "ids": ids})
         intents = {

@@ -13,7 +13,14 @@ from treasury.models import Wallet
 
 IDEMPOTENCY_KEPT = timedelta(hours=48)
 
-_WALLETS = text("SELECT DISTINCT wallet_id FROM payment_intent WHERE status = 'RESERVED'")
+_WALLETS = text(
+    """
+    SELECT id FROM wallet WHERE EXISTS (
+        SELECT FROM payment_intent AS intent
+        WHERE intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id AND intent.status = 'RESERVED')
+    ORDER BY id
+    """
+)
 _FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
 _FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")
 

@@ -22,7 +22,8 @@ def upgrade() -> None:
             gas_account_id bigint NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (org_id, id),
-            UNIQUE (chain, address)
+            UNIQUE (chain, address),
+            UNIQUE (id)
         )
         """
     )

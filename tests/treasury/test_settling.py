@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from chains.protocol import PayoutResult, Progress, TransactionStatus
+from chains.protocol import ChainName, PayoutResult, Progress, TransactionStatus
 from core.money import ETH
 from ledger.entries import list_entries
 from tests.treasury.conftest import TREASURY, Treasury
@@ -34,7 +34,7 @@ async def report(
         treasury.chain.sent[0], treasury.org_id, TREASURY, status, "0xhash", fee, rent, tuple(results)
     )
     async with treasury.workers.everything() as session:
-        await settle(session, ETH, [step])
+        await settle(session, ChainName.ETHEREUM, ETH, [step])
         await session.commit()
 
 
