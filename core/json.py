@@ -14,13 +14,23 @@ _SORTED = msgspec.json.Encoder(decimal_format="number", order="sorted")
 
 
 def encode(value: Any) -> bytes:
-    """RFC 8259 text of `value`; `Decimal` becomes a number with all of its digits."""
-    return _ENCODER.encode(value)
+    """RFC 8259 text of `value`; `Decimal` becomes a number with all of its digits.
+
+    Raises `ValueError` for a `Decimal` that is not finite, which JSON cannot say.
+    """
+    return _finite(_ENCODER.encode(value))
 
 
 def canonical(value: Any) -> bytes:
     """`encode` with the members of every object in one order: equal values make equal bytes."""
-    return _SORTED.encode(value)
+    return _finite(_SORTED.encode(value))
+
+
+def _finite(text: bytes) -> bytes:
+    """`text`, unless a number in it is none: the encoder writes such a `Decimal` as it is spelt."""
+    if b"NaN" in text or b"Infinity" in text:
+        _DECODER.decode(text)
+    return text
 
 
 def decode(text: str | bytes) -> Any:

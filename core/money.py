@@ -43,9 +43,12 @@ EUR: Final = Currency("EUR", 2)
 CURRENCIES: Final = {currency.code: currency for currency in (USDC, ETH, SOL, USD, EUR)}
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(frozen=True, slots=True)
 class Money:
-    """`units` of the smallest unit of `currency`; may be negative as a balance, never as a payment."""
+    """`units` of the smallest unit of `currency`; may be negative as a balance, never as a payment.
+
+    It has no order: amounts of two currencies are neither more nor less than one another.
+    """
 
     units: int
     currency: Currency

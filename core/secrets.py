@@ -28,6 +28,8 @@ class FieldVault:
             raise ValueError("an encryption key is needed: set COFFER_ENCRYPTION_KEYS")
         if any(len(key) != 32 for key in keys.values()):
             raise ValueError("an encryption key has 32 bytes")
+        if any(len(name.encode()) > 255 for name in keys):
+            raise ValueError("the id of an encryption key has at most 255 bytes")
         self._keys = dict(keys)
         self._newest = list(keys)[-1]
 
@@ -42,12 +44,12 @@ class FieldVault:
 
     def open(self, sealed: bytes, context: str) -> bytes:
         """Raises `CannotOpen`."""
-        length = sealed[0]
+        length = sealed[0] if sealed else 0
         name, nonce, body = sealed[1 : 1 + length], sealed[1 + length : 13 + length], sealed[13 + length :]
         key = self._keys.get(name.decode(errors="replace"))
         if key is None:
             raise CannotOpen("sealed by an unknown key")
         try:
             return AESGCM(key).decrypt(nonce, body, context.encode())
-        except InvalidTag:
+        except (InvalidTag, ValueError):
             raise CannotOpen("not sealed by this key for this context") from None
