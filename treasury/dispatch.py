@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -89,16 +90,27 @@ async def run(database: Database, chains: Chains, wallet_id: str, most: int) -> 
     """Send everything that waits on a wallet, `most` intents a transaction, one dispatcher at a time.
 
     Whoever finds the wallet taken leaves: an intent that was committed while another held the wallet is
-    seen by that other's next look, which comes after its lock is gone.
+    seen by that other's next look, which comes after its lock is gone. While one batch goes out, the next is
+    signed and stored; they go out in the order in which they were signed.
     """
-    while await _has_waiting(database, wallet_id):
-        sent = await _sign_and_store(database, chains, wallet_id, most)
-        if sent is None:
-            return
-        chain, transactions = sent
-        async with database.everything() as session:
-            await chain.broadcast(session, transactions)
-            await session.commit()
+    sending: asyncio.Task[None] | None = None
+    try:
+        while await _has_waiting(database, wallet_id):
+            sent = await _sign_and_store(database, chains, wallet_id, most)
+            if sent is None:
+                return
+            if sending is not None:
+                await sending
+            sending = asyncio.create_task(_broadcast(database, *sent))
+    finally:
+        if sending is not None:
+            await sending
+
+
+async def _broadcast(database: Database, chain: Chain, transactions: Sequence[str]) -> None:
+    async with database.everything() as session:
+        await chain.broadcast(session, transactions)
+        await session.commit()
 
 
 async def _has_waiting(database: Database, wallet_id: str) -> bool:

@@ -100,8 +100,8 @@ _CONFIRM = text(
     """
     UPDATE payment_intent AS intent
     SET status = CASE WHEN given.paid THEN 'CONFIRMED' ELSE intent.status END,
-        confirmed_at = CASE WHEN given.paid THEN CAST(:at AS timestamptz) END, fee = CAST(given.fee AS numeric),
-        transaction_hash = given.hash
+        confirmed_at = CASE WHEN given.paid THEN CAST(:at AS timestamptz) END,
+        fee = CAST(given.fee AS numeric), transaction_hash = given.hash
     FROM unnest(CAST(:ids AS text[]), CAST(:paid AS boolean[]), CAST(:fees AS text[]),
                 CAST(:hashes AS text[])) AS given (id, paid, fee, hash)
     WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.id = given.id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 from sqlalchemy import text
 from sqlmodel import col, select
@@ -21,6 +22,7 @@ _WALLETS = text(
     ORDER BY id
     """
 )
+_TENDING = text("SELECT pg_try_advisory_xact_lock(hashtextextended('coffer.tend.' || :chain, 0))")
 _FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
 _FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")
 
@@ -32,21 +34,29 @@ async def wallets_with_waiting_intents(database: Database) -> list[str]:
 
 
 async def tend_chain(database: Database, chain: Chain) -> None:
-    """Send again what was stored and is not seen on the chain, and ready its wallets for batches."""
-    async with database.everything() as session:
-        await chain.rebroadcast(session)
-        await session.commit()
-    async with database.everything() as session:
-        query = select(Wallet).where(col(Wallet.chain) == chain.name.value).order_by(col(Wallet.id))
-        wallets = [(wallet.org_id, wallet.address) for wallet in await session.scalars(query)]
-    for org_id, address in wallets:
+    """Send again what was stored and is not seen on the chain, and ready its wallets for batches. One at a
+    time for a chain: whoever finds another at it leaves, rather than send everything twice."""
+    async with database.everything() as turn:
+        if not await turn.scalar(_TENDING, {"chain": chain.name.value}):
+            return
         async with database.everything() as session:
-            prepared = await chain.prepare(session, org_id, address)
+            await chain.rebroadcast(session)
             await session.commit()
-        if prepared:
-            async with database.everything() as session:
-                await chain.broadcast(session, prepared)
-                await session.commit()
+        async with database.everything() as session:
+            query = select(Wallet).where(col(Wallet.chain) == chain.name.value).order_by(col(Wallet.id))
+            wallets = [(wallet.org_id, wallet.address) for wallet in await session.scalars(query)]
+        for org_id, address in wallets:
+            await _prepare(database, chain, org_id, address)
+
+
+async def _prepare(database: Database, chain: Chain, org_id: UUID, address: str) -> None:
+    async with database.everything() as session:
+        prepared = await chain.prepare(session, org_id, address)
+        await session.commit()
+    if prepared:
+        async with database.everything() as session:
+            await chain.broadcast(session, prepared)
+            await session.commit()
 
 
 async def forget_expired(database: Database) -> None:
