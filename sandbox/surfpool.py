@@ -5,10 +5,10 @@ slots: 7.5 s at 50 ms. surfpool keeps no state: a start after a stop or a kill i
 the old one is gone.
 
 Where it differs from a real cluster (seen with 1.5.0):
-- It copies its whole state for every instruction it runs, its last 200 transactions' profiles included, so each
-  costs about 3 ms and 5 µs more for every transaction before it, whatever the concurrency. Its package has no
-  switch for that (`instruction_profiling_enabled` is a flag of the command line alone). The copies are what it
-  does: `ALLOCATOR` makes them a third cheaper. It shows that payments are right, not how fast they can be.
+- It copies its whole state for every instruction, profiles of its last 200 transactions included: one costs
+  about 3 ms and 5 µs more for every transaction before it, whatever the concurrency. Its package has no
+  switch for that (`--disable-instruction-profiling` is its command line's). Allocating is most of what it
+  does: `ALLOCATOR` makes it a third cheaper. It shows that payments are right, not how fast they can be.
 - An HTTP request holds one call: an array of calls is refused with -32600.
 - `meta.fee` and `getFeeForMessage` leave out the priority fee; `blockTime` of `getBlock` and `getTransaction`
   is a thousand times too small (`getBlockTime` is right).

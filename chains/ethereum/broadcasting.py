@@ -26,6 +26,8 @@ logger = get_logger(__name__)
 
 # Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
 _AT_ONCE: Final = 100
+# What is stored and not marked as sent is still on its way from whoever stored it, unless that one died.
+UNSENT_SECONDS = 2.0
 # geth: "already known"; erigon, nethermind: "AlreadyKnown", "already in pool"; besu: "Known transaction";
 # anvil and OpenEthereum: "transaction already imported".
 _KNOWN: Final = re.compile(r"already ?(known|imported|in\b)|known transaction", re.IGNORECASE)
@@ -50,11 +52,11 @@ async def rebroadcast(rpc: Rpc, settings: EthereumSettings, signers: Signers, se
     """
     height = quantity(await rpc.call("eth_blockNumber"))
     late = height - settings.rebroadcast_after
-    waiting = await log.unmined(session, ChainName.ETHEREUM, late)
+    waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
     if waiting:
         ids = sorted({one.transaction_id for one in waiting})
         await bump(rpc, settings, signers, session, ids, height)
-        waiting = await log.unmined(session, ChainName.ETHEREUM, late)
+        waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
     used = await _send(rpc, session, waiting)
     if used:
         await _find(rpc, settings, session, used)
@@ -83,8 +85,7 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
                     errors[one.hash] = str(answer)
                 else:
                     taken.append(one.hash)
-    await log.mark_sent(session, ChainName.ETHEREUM, taken)
-    await log.mark_errors(session, ChainName.ETHEREUM, errors)
+    await log.mark(session, ChainName.ETHEREUM, taken, errors)
     return [one for one in waiting if _NONCE_TOO_LOW.search(errors.get(one.hash, ""))]
 
 
@@ -152,4 +153,4 @@ async def _quarantine(
         logger.critical(
             "nonce_consumed", transactionId=one.transaction_id, address=one.address, nonce=one.nonce
         )
-    await log.mark_errors(session, ChainName.ETHEREUM, {one.hash: _NONCE_CONSUMED for one in lost})
+    await log.mark(session, ChainName.ETHEREUM, [], {one.hash: _NONCE_CONSUMED for one in lost})

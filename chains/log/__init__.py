@@ -20,7 +20,7 @@ from chains.log.reading import (
     unmined,
     unmined_amount,
 )
-from chains.log.sending import between_transactions, mark_errors, mark_sent
+from chains.log.sending import between_transactions, mark
 from chains.log.signing import add_attempts, record
 
 __all__ = [
@@ -41,8 +41,7 @@ __all__ = [
     "hold_blocks",
     "in_flight",
     "include",
-    "mark_errors",
-    "mark_sent",
+    "mark",
     "oldest_height",
     "open_attempts",
     "payouts",

@@ -112,7 +112,8 @@ _SENDABLE_BY_ID: Final = text(
 )
 # A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"{_SENDABLE} AND (attempt.sent_at IS NULL OR attempt.created_height <= :height)) AS sendable "
+    f"{_SENDABLE} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
+    "AND attempt.created_at <= now() - CAST(:unsent AS float8) * interval '1 second')) AS sendable "
     "WHERE place <= :most ORDER BY address, place"
 ).bindparams(bindparam("height", type_=BigInteger))
 
@@ -125,10 +126,14 @@ async def sendable(session: AsyncSession, chain: ChainName, transaction_ids: Seq
     return [_sendable(row) for row in rows]
 
 
-async def unmined(session: AsyncSession, chain: ChainName, height: int, most: int = 256) -> list[Sendable]:
-    """Bytes that no node is known to have taken, or that were signed at `height` or below and are still not
-    mined; in the order of their nonces, at most `most` of each address."""
-    rows = await session.execute(_UNMINED, {"chain": chain.value, "height": height, "most": most})
+async def unmined(
+    session: AsyncSession, chain: ChainName, height: int, unsent: float, most: int = 256
+) -> list[Sendable]:
+    """Bytes that no node is known to have taken `unsent` seconds after they were stored, or that were signed
+    at `height` or below and are still not mined; in the order of their nonces, at most `most` of each
+    address."""
+    given = {"chain": chain.value, "height": height, "unsent": unsent, "most": most}
+    rows = await session.execute(_UNMINED, given)
     return [_sendable(row) for row in rows]
 
 

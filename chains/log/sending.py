@@ -30,7 +30,11 @@ async def between_transactions(session: AsyncSession) -> AsyncIterator[None]:
 
 _LOCK_BY_HASH: Final = text(
     """
-    SELECT id FROM chain_transaction
+    SELECT id, EXISTS (
+        SELECT FROM chain_attempt
+        WHERE transaction_id = chain_transaction.id AND hash = ANY(CAST(:sent AS text[]))
+    )
+    FROM chain_transaction
     WHERE id IN (
         SELECT transaction_id FROM chain_attempt
         WHERE chain = :chain AND hash = ANY(CAST(:hashes AS text[]))
@@ -59,23 +63,24 @@ _NOT_SENT: Final = text(
 )
 
 
-async def mark_sent(session: AsyncSession, chain: ChainName, hashes: Sequence[str]) -> None:
-    """A node took these bytes: SIGNED becomes BROADCAST; a transaction that is further stays where it is."""
-    if not hashes:
-        return
-    given = {"chain": chain.value, "hashes": list(hashes)}
-    ids = list((await session.execute(_LOCK_BY_HASH, given)).scalars())
-    await session.execute(_SENT, given)
-    await session.execute(_BROADCAST, {"ids": ids})
+async def mark(
+    session: AsyncSession, chain: ChainName, sent: Sequence[str], errors: Mapping[str, str]
+) -> None:
+    """What a node said of these hashes. Of those it took, SIGNED becomes BROADCAST; a transaction that is
+    further stays where it is. Those it refused, with its words, stay where they are: an error never proves
+    that the bytes were not sent.
 
-
-async def mark_errors(session: AsyncSession, chain: ChainName, errors: Mapping[str, str]) -> None:
-    """What the node said of these hashes when it did not take them. Their transactions stay where they are:
-    an error never proves that the bytes were not sent."""
-    if not errors:
+    Locks the transactions of all hashes at once, in id order.
+    """
+    if not sent and not errors:
         return
-    hashes = list(errors)
-    await session.execute(_LOCK_BY_HASH, {"chain": chain.value, "hashes": hashes})
-    await session.execute(
-        _NOT_SENT, {"chain": chain.value, "hashes": hashes, "errors": [errors[hash] for hash in hashes]}
+    locked = await session.execute(
+        _LOCK_BY_HASH, {"chain": chain.value, "hashes": [*sent, *errors], "sent": list(sent)}
     )
+    ids = [id for id, taken in locked if taken]
+    if sent:
+        await session.execute(_SENT, {"chain": chain.value, "hashes": list(sent)})
+        await session.execute(_BROADCAST, {"ids": ids})
+    if errors:
+        given = {"hashes": list(errors), "errors": list(errors.values())}
+        await session.execute(_NOT_SENT, {"chain": chain.value} | given)

@@ -23,8 +23,8 @@ from chains.solana.rpc import Rpc, RpcError
 from core.logs import get_logger
 from core.settings import SolanaSettings
 
-# Between two looks at the block height while many are sent.
-_SENT_AT_ONCE: Final = 64
+# Between two looks at the block height while many are sent. Other calls to the node wait for a part at most.
+_SENT_AT_ONCE: Final = 32
 
 logger = get_logger(__name__)
 
@@ -48,39 +48,36 @@ class Sender:
         if not unseen:
             return
         await self._send(session, unseen)
-        # The slot is read first: whoever answers for it later has seen at least that height.
-        height = await self._rpc.number("getBlockHeight", "finalized")
-        slot = await self._rpc.number("getSlot", "finalized")
+        async with log.between_transactions(session):
+            # The slot is read first: whoever answers for it later has seen at least that height.
+            height = await self._rpc.number("getBlockHeight", "finalized")
+            slot = await self._rpc.number("getSlot", "finalized")
         expired = [one.transaction_id for one in unseen if one.expires_at < height]
         if expired:
             await self._renew(session, expired, height, slot)
 
     async def _send(self, session: AsyncSession, attempts: Sequence[stored.Bytes]) -> None:
-        """Send, then mark. No transaction is open while the node is asked, and none of `attempts` was
-        written by the one that is committed here."""
-        if not attempts:
-            return
-        sent: list[str] = []
-        errors: dict[str, str] = {}
-        async with log.between_transactions(session):
-            for at in range(0, len(attempts), _SENT_AT_ONCE):
-                try:
-                    height = await self._rpc.number("getBlockHeight", "confirmed")
-                except ChainUnavailable as error:
-                    errors |= {one.hash: str(error) for one in attempts[at:]}
-                    break
-                alive = [one for one in attempts[at : at + _SENT_AT_ONCE] if height <= one.expires_at]
-                answers = await self._rpc.answers([_sending(one.raw) for one in alive])
-                for one, answer in zip(alive, answers, strict=True):
-                    refusal = _refusal(answer, one.hash)
-                    if refusal is None:
-                        sent.append(one.hash)
-                    else:
-                        errors[one.hash] = refusal
-        if errors:
-            logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
-        await log.mark_sent(session, ChainName.SOLANA, sent)
-        await log.mark_errors(session, ChainName.SOLANA, errors)
+        """Send and mark, part by part. No transaction is open while the node is asked, and none of `attempts`
+        was written by the one that is committed here."""
+        for at in range(0, len(attempts), _SENT_AT_ONCE):
+            part = attempts[at : at + _SENT_AT_ONCE]
+            async with log.between_transactions(session):
+                answers = await self._post(part)
+            sent = [hash for hash, refusal in answers.items() if refusal is None]
+            errors = {hash: refusal for hash, refusal in answers.items() if refusal is not None}
+            if errors:
+                logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
+            await log.mark(session, ChainName.SOLANA, sent, errors)
+
+    async def _post(self, attempts: Sequence[stored.Bytes]) -> dict[str, str | None]:
+        """Send those that have not expired; what the node said, None for yes, by signature."""
+        try:
+            height = await self._rpc.number("getBlockHeight", "confirmed")
+        except ChainUnavailable as error:
+            return dict.fromkeys((one.hash for one in attempts), str(error))
+        alive = [one for one in attempts if height <= one.expires_at]
+        answers = await self._rpc.answers([_sending(one.raw) for one in alive])
+        return {one.hash: _refusal(answer, one.hash) for one, answer in zip(alive, answers, strict=True)}
 
     async def _renew(self, session: AsyncSession, ids: Sequence[str], height: int, slot: int) -> None:
         """Sign anew those of `ids` that can never be mined any more. `height` and `slot` are finalized.

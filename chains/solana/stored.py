@@ -69,8 +69,8 @@ _NEWEST: Final = """
 """
 _BY_ID: Final = text(f"{_NEWEST} AND transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id")
 _UNSEEN: Final = text(
-    f"{_NEWEST} AND (newest.sent_at IS NULL OR newest.sent_at < now() - CAST(:seconds AS float8) "
-    "* interval '1 second') ORDER BY newest.created_at, transaction.id"
+    f"{_NEWEST} AND coalesce(newest.sent_at, newest.created_at) < now() - CAST(:seconds AS float8) "
+    "* interval '1 second' ORDER BY newest.created_at, transaction.id"
 )
 _LOCK: Final = text(
     """
@@ -103,8 +103,8 @@ async def newest(session: AsyncSession, ids: Sequence[str]) -> list[Bytes]:
 
 
 async def unseen(session: AsyncSession, seconds: float) -> list[Bytes]:
-    """The newest attempt of each transaction that no node took, or took over `seconds` ago, and that is
-    not mined."""
+    """The newest attempt of each transaction that was stored or, if a node took it, sent over `seconds` ago,
+    and that is not mined. What is younger is still on its way from whoever stored it."""
     return await _read(session, _UNSEEN, {"seconds": seconds})
 
 

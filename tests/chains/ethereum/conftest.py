@@ -9,7 +9,7 @@ import coincurve
 import pytest
 from eth_account import Account
 
-from chains.ethereum import Ethereum
+from chains.ethereum import Ethereum, broadcasting
 from chains.signers.keystore import Secp256k1Signer
 from core.database import Database
 from sandbox import anvil, ethereum
@@ -21,6 +21,12 @@ from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, settings_
 
 # Blocks are mined when a test says so.
 BY_HAND = 100_000
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_still_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored and not sent stays so: these tests are their own broadcasters."""
+    monkeypatch.setattr(broadcasting, "UNSENT_SECONDS", 0)
 
 
 @dataclass(frozen=True)
