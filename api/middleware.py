@@ -25,7 +25,7 @@ _FIXED = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store
 _access = logging.getLogger("api.access")
 _log = structlog.stdlib.get_logger("api.access")
 
-# A database that is down or full shows itself in these, before or after SQLAlchemy has wrapped them.
+# A database that is down, full, or had to choose a loser shows itself in these, with SQLAlchemy or without.
 _UNREACHABLE = (
     exc.OperationalError,
     exc.InterfaceError,
@@ -34,6 +34,7 @@ _UNREACHABLE = (
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,
+    asyncpg.TransactionRollbackError,
     OSError,
 )
 

@@ -105,4 +105,6 @@ class GroupCommit(Generic[Item, Outcome]):
 
 def _was_refused(error: Exception) -> bool:
     """Whether the database refused what was asked, and nothing of it was written."""
-    return isinstance(error, DBAPIError) and str(getattr(error.orig, "sqlstate", ""))[:2] in _REFUSED
+    # SQLAlchemy's error, or asyncpg's own from `core.driver`.
+    cause = error.orig if isinstance(error, DBAPIError) else error
+    return str(getattr(cause, "sqlstate", ""))[:2] in _REFUSED

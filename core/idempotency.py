@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from sqlalchemy import Column, Index, LargeBinary, text
+from sqlalchemy import Column, Index, LargeBinary
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
 
 from core.columns import instant
+from core.driver import fetch
 from core.errors import Conflict, FieldError
 
 
@@ -72,26 +73,20 @@ class Claim:
     fingerprint: bytes
 
 
-_CLAIM = text(
-    """
-    SELECT key, pg_try_advisory_xact_lock(hashtextextended(key, hashtextextended(:org_id, 0))) AS claimed
-    FROM unnest(CAST(:keys AS text[])) AS given (key)
-    """
-)
-_ANSWERED = text(
-    """
+_CLAIM = """
+    SELECT key, pg_try_advisory_xact_lock(hashtextextended(key, hashtextextended($1::text, 0))) AS claimed
+    FROM unnest($2::text[]) AS given (key)
+"""
+_ANSWERED = """
     SELECT key, fingerprint, status, body FROM idempotency_key
-    WHERE org_id = CAST(:org_id AS uuid) AND key = ANY(CAST(:keys AS text[]))
-    """
-)
-_RECORD = text(
-    """
+    WHERE org_id = $1::uuid AND key = ANY($2::text[])
+"""
+_RECORD = """
     INSERT INTO idempotency_key (org_id, key, fingerprint, status, body)
-    SELECT CAST(:org_id AS uuid), key, fingerprint, status, body
-    FROM unnest(CAST(:keys AS text[]), CAST(:fingerprints AS bytea[]), CAST(:statuses AS integer[]),
-                CAST(:bodies AS bytea[])) AS given (key, fingerprint, status, body)
-    """
-)
+    SELECT $1::uuid, key, fingerprint, status, body
+    FROM unnest($2::text[], $3::bytea[], $4::integer[], $5::bytea[])
+        AS given (key, fingerprint, status, body)
+"""
 
 
 async def claim(
@@ -101,16 +96,16 @@ async def claim(
     caller's to carry out now. The keys differ from one another."""
     keys = [claim.key for claim in claims]
     assert len(set(keys)) == len(keys), "a key is claimed once in a transaction"
-    rows = await session.execute(_CLAIM, {"org_id": str(org_id), "keys": keys})
-    claimed = {row.key for row in rows if row.claimed}
+    rows = await fetch(session, _CLAIM, str(org_id), keys)
+    claimed = {row["key"] for row in rows if row["claimed"]}
     # The look comes after the lock: whoever held it before has committed its answer by now.
-    answered = {row.key: row for row in await session.execute(_ANSWERED, {"org_id": org_id, "keys": keys})}
+    answered = {row["key"]: row for row in await fetch(session, _ANSWERED, org_id, keys)}
     outcomes: list[Answer | Conflict | None] = []
     for wanted in claims:
         earlier = answered.get(wanted.key)
         if earlier is not None:
-            same = bytes(earlier.fingerprint) == wanted.fingerprint
-            outcomes.append(Answer(earlier.status, bytes(earlier.body), True) if same else KeyReused())
+            same = earlier["fingerprint"] == wanted.fingerprint
+            outcomes.append(Answer(earlier["status"], earlier["body"], True) if same else KeyReused())
         else:
             outcomes.append(None if wanted.key in claimed else KeyInUse())
     return outcomes
@@ -120,13 +115,12 @@ async def record(session: AsyncSession, org_id: UUID, answers: Sequence[tuple[Cl
     """Keep the answers to claims that were carried out in this transaction."""
     if not answers:
         return
-    await session.execute(
+    await fetch(
+        session,
         _RECORD,
-        {
-            "org_id": org_id,
-            "keys": [claim.key for claim, _ in answers],
-            "fingerprints": [claim.fingerprint for claim, _ in answers],
-            "statuses": [answer.status for _, answer in answers],
-            "bodies": [answer.body for _, answer in answers],
-        },
+        org_id,
+        [claim.key for claim, _ in answers],
+        [claim.fingerprint for claim, _ in answers],
+        [answer.status for _, answer in answers],
+        [answer.body for _, answer in answers],
     )

@@ -9,13 +9,13 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from chains.protocol import ChainName
 from core import events
 from core.clock import now
+from core.driver import fetch
 from core.errors import CofferError
 from core.events import Event
 from core.identifiers import is_id, new_id
@@ -69,19 +69,15 @@ def canonical(want: Wanted) -> list[Any]:
     ]  # fmt: skip
 
 
-_INSERT = text(
-    """
-    INSERT INTO payment_intent (org_id, id, chain, currency, amount, recipient, source, wallet_id, fund_id,
-                                status, reference, details, created_at)
-    SELECT CAST(:org_id AS uuid), id, chain, currency, CAST(amount AS numeric), recipient, source, wallet_id,
-           fund_id, 'RESERVED', reference, CAST(details AS jsonb), :created_at
-    FROM unnest(CAST(:id AS text[]), CAST(:chain AS text[]), CAST(:currency AS text[]),
-                CAST(:amount AS text[]), CAST(:recipient AS text[]), CAST(:source AS text[]),
-                CAST(:wallet_id AS text[]), CAST(:fund_id AS text[]), CAST(:reference AS text[]),
-                CAST(:details AS text[]))
+_INSERT = """
+    INSERT INTO payment_intent (org_id, created_at, id, chain, currency, amount, recipient, source, wallet_id,
+                                fund_id, status, reference, details)
+    SELECT $1::uuid, $2::timestamptz, id, chain, currency, amount::numeric, recipient, source, wallet_id,
+           fund_id, 'RESERVED', reference, details::jsonb
+    FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
+                $10::text[], $11::text[], $12::text[])
         AS given (id, chain, currency, amount, recipient, source, wallet_id, fund_id, reference, details)
-    """
-)
+"""
 
 
 async def create(
@@ -118,7 +114,7 @@ async def create(
     if made:
         for start in range(0, len(made), _WRITTEN_TOGETHER):
             part = made[start : start + _WRITTEN_TOGETHER]
-            await session.execute(_INSERT, {"org_id": org_id, "created_at": created_at, **_columns(part)})
+            await fetch(session, _INSERT, org_id, created_at, *_columns(part))
             await events.emit(session, org_id, [_reserved(want, id, source) for want, id, source in part])
     return [outcome for outcome in outcomes if outcome is not None]
 
@@ -129,19 +125,20 @@ def _source(sources: Sources, want: Wanted) -> Source:
     return sources.find(want.body.chain, want.body.from_)
 
 
-def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> dict[str, list[Any]]:
-    return {
-        "id": [id for _, id, _ in made],
-        "chain": [want.body.chain.value for want, _, _ in made],
-        "currency": [want.body.currency for want, _, _ in made],
-        "amount": [str(want.body.amount) for want, _, _ in made],
-        "recipient": [want.recipient for want, _, _ in made],
-        "source": [want.body.from_ for want, _, _ in made],
-        "wallet_id": [source.wallet_id for _, _, source in made],
-        "fund_id": [source.fund_id for _, _, source in made],
-        "reference": [want.body.reference for want, _, _ in made],
-        "details": [encode(want.body.metadata).decode() for want, _, _ in made],
-    }
+def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> list[list[Any]]:
+    """What `_INSERT` takes from its third parameter on, in its order."""
+    return [
+        [id for _, id, _ in made],
+        [want.body.chain.value for want, _, _ in made],
+        [want.body.currency for want, _, _ in made],
+        [str(want.body.amount) for want, _, _ in made],
+        [want.recipient for want, _, _ in made],
+        [want.body.from_ for want, _, _ in made],
+        [source.wallet_id for _, _, source in made],
+        [source.fund_id for _, _, source in made],
+        [want.body.reference for want, _, _ in made],
+        [encode(want.body.metadata).decode() for want, _, _ in made],
+    ]
 
 
 def _reserved(want: Wanted, intent_id: str, source: Source) -> Event:
