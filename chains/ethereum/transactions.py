@@ -131,7 +131,7 @@ async def _signature(signer: Signer, digest: bytes) -> list[_Field]:
 
 
 def _rlp(fields: list[_Field]) -> bytes:
-    """The fields encoded. They are bytes already, so rlp need not look for their types, which takes longer."""
+    """The fields encoded. All are bytes already: rlp need not look for types, which takes longer."""
     return bytes(rlp.encode(fields, infer_serializer=False))
 
 
