@@ -9,7 +9,7 @@ demo: $(INSTALLED)
 	$(BIN)/coffer demo
 
 test: $(INSTALLED)
-	$(BIN)/python -m pytest -n auto --dist worksteal
+	$(BIN)/python -m pytest -n auto --dist loadgroup
 
 up: $(INSTALLED)
 	$(BIN)/coffer up

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import sys
 from decimal import Decimal
-from typing import Any, NoReturn
+from typing import Any, Final, NoReturn
 
 import msgspec
+
+# Frames of the interpreter, its default: each level of nesting takes one.
+_DEEPEST: Final = 1000
 
 _ENCODER = msgspec.json.Encoder(decimal_format="number")
 _DECODER = msgspec.json.Decoder(float_hook=Decimal)
@@ -42,12 +46,17 @@ def decode_foreign(text: bytes) -> Any:
     """The value of a caller's text. Raises `ValueError` for anything that is not JSON in UTF-8: `NaN` and
     `Infinity`, a byte order mark, a number of thousands of digits, nesting past what the stack bears; and
     for an object that names a member twice, which two readers may understand in two ways."""
+    limit = sys.getrecursionlimit()
+    # A library may have raised it past what the stack bears: then nesting would not raise but kill the process.
+    sys.setrecursionlimit(min(limit, _DEEPEST))
     try:
         return _FOREIGN.decode(text.decode())
     except RecursionError:
         raise ValueError("is nested too deeply") from None
     except ArithmeticError:
         raise ValueError("holds a number beyond all measure") from None
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def _refuse(constant: str) -> NoReturn:

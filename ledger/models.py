@@ -135,14 +135,15 @@ class TransferRecord(SQLModel, table=True):
         Index("ix_ledger_transfer_cause", "org_id", "cause", postgresql_where=text("cause IS NOT NULL")),
         Index(
             "uq_ledger_transfer_resolves",
+            "org_id",
             "resolves",
             unique=True,
             postgresql_where=text("resolves IS NOT NULL"),
         ),
     )
 
+    org_id: UUID = Field(primary_key=True)
     id: UUID = Field(primary_key=True)
-    org_id: UUID
     chain_id: UUID
     kind: Kind = Field(sa_column=Column(Text, nullable=False))
     phase: Phase = Field(sa_column=Column(Text, nullable=False))

@@ -135,7 +135,12 @@ _HOLDS = text(
     """
 )
 
-_RESOLVED = text("SELECT resolves FROM ledger_transfer WHERE resolves = ANY(CAST(:ids AS uuid[]))")
+_RESOLVED = text(
+    """
+    SELECT resolves FROM ledger_transfer
+    WHERE org_id = CAST(:org_id AS uuid) AND resolves = ANY(CAST(:ids AS uuid[]))
+    """
+)
 
 _WRITE = text(
     """
@@ -223,7 +228,7 @@ class _Batch:
         # Whoever resolves a hold locks its accounts first, so this look comes after the lock.
         resolved: set[UUID] = set()
         if holds:
-            resolved.update(await session.scalars(_RESOLVED, {"ids": list(holds)}))
+            resolved.update(await session.scalars(_RESOLVED, {"org_id": org_id, "ids": list(holds)}))
         return cls(accounts, holds, resolved)
 
     def decide(self, command: Command) -> Posted | CofferError:

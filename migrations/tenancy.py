@@ -13,6 +13,20 @@ WORKER = "coffer_worker"
 PRESENT = "(SELECT nullif(current_setting('coffer.org_id', true), '')::uuid)"
 
 
+def create_role(role: str) -> None:
+    """A role without a login, which may use the schema. Roles belong to the cluster: another database of it
+    may have made this one, even just now."""
+    op.execute(
+        f"""
+        DO $$ BEGIN
+            CREATE ROLE {role} NOLOGIN;
+        EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
+        END $$
+        """
+    )
+    op.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+
+
 def isolate(table: str, *, app: str, worker: str, column: str = "org_id") -> None:
     """Force row-level security on `table`, and grant each role just these privileges (may be empty)."""
     op.execute(f"ALTER TABLE {table} ENABLE ROW LEVEL SECURITY")

@@ -1,4 +1,4 @@
-"""One PostgreSQL and one Valkey for the whole run, however many processes it has; a database for each test."""
+"""One PostgreSQL and one Valkey for the whole run, however many processes it has; a database a test."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.tenancy import APP, WORKER, isolate, refuse_change
+from migrations.tenancy import APP, WORKER, create_role, isolate, refuse_change
 
 revision = "0001"
 down_revision = None
@@ -12,16 +12,7 @@ down_revision = None
 
 def upgrade() -> None:
     for role in (APP, WORKER):
-        # Roles belong to the cluster: another database of it may have made them, even just now.
-        op.execute(
-            f"""
-            DO $$ BEGIN
-                CREATE ROLE {role} NOLOGIN;
-            EXCEPTION WHEN duplicate_object OR unique_violation THEN NULL;
-            END $$
-            """
-        )
-        op.execute(f"GRANT USAGE ON SCHEMA public TO {role}")
+        create_role(role)
     op.execute(
         """
         CREATE FUNCTION refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from alembic import op
 
-from migrations.tenancy import isolate, refuse_change
+from migrations.tenancy import create_role, isolate, refuse_change
 
 revision = "0002"
 down_revision = "0001"
 
 
+BOOKKEEPER = "coffer_bookkeeper"
+
+
 def upgrade() -> None:
+    create_role(BOOKKEEPER)
     op.execute(
         """
         CREATE TABLE ledger_account (
@@ -38,13 +42,17 @@ def upgrade() -> None:
         ) WITH (fillfactor = 50)
         """
     )
-    isolate("ledger_account", app="SELECT, INSERT, UPDATE", worker="SELECT, INSERT, UPDATE")
+    # To lock an account takes the right to change something of it; the totals are the bookkeeper's alone.
+    changes = "SELECT, INSERT, UPDATE (active)"
+    isolate("ledger_account", app=changes, worker=changes)
+    op.execute(f"CREATE POLICY bookkeeping ON ledger_account TO {BOOKKEEPER} USING (true) WITH CHECK (true)")
+    op.execute(f"GRANT SELECT, UPDATE ON ledger_account TO {BOOKKEEPER}")
     refuse_change("ledger_account", "DELETE OR TRUNCATE")
     op.execute(
         """
         CREATE TABLE ledger_transfer (
-            id uuid PRIMARY KEY,
-            org_id uuid NOT NULL,
+            org_id uuid,
+            id uuid,
             chain_id uuid NOT NULL,
             kind text NOT NULL,
             phase text NOT NULL,
@@ -59,6 +67,7 @@ def upgrade() -> None:
             debit_balance numeric(38, 0) NOT NULL,
             credit_balance numeric(38, 0) NOT NULL,
             recorded_at timestamptz NOT NULL DEFAULT now(),
+            PRIMARY KEY (org_id, id),
             CONSTRAINT positive CHECK (amount > 0),
             CONSTRAINT two_accounts CHECK (debit_account_id <> credit_account_id),
             CONSTRAINT known_phase CHECK (phase IN ('posted', 'pending', 'post', 'void')),
@@ -71,7 +80,7 @@ def upgrade() -> None:
         "CREATE INDEX ix_ledger_transfer_cause ON ledger_transfer (org_id, cause) WHERE cause IS NOT NULL"
     )
     op.execute(
-        "CREATE UNIQUE INDEX uq_ledger_transfer_resolves ON ledger_transfer (resolves)"
+        "CREATE UNIQUE INDEX uq_ledger_transfer_resolves ON ledger_transfer (org_id, resolves)"
         " WHERE resolves IS NOT NULL"
     )
     isolate("ledger_transfer", app="SELECT, INSERT", worker="SELECT, INSERT")
@@ -81,7 +90,8 @@ def upgrade() -> None:
     # organisation and currency. So debits equal credits in every currency, always.
     op.execute(
         """
-        CREATE FUNCTION ledger_apply_transfers() RETURNS trigger LANGUAGE plpgsql AS $$
+        CREATE FUNCTION ledger_apply_transfers() RETURNS trigger LANGUAGE plpgsql
+        SECURITY DEFINER SET search_path = public, pg_temp AS $$
         DECLARE
             named bigint;
             applied bigint;
@@ -126,6 +136,11 @@ def upgrade() -> None:
         END $$
         """
     )
+    # To give a function away, one must be a member of the new owner, who must be allowed to create it.
+    op.execute(f"GRANT {BOOKKEEPER} TO CURRENT_USER")
+    op.execute(f"GRANT CREATE ON SCHEMA public TO {BOOKKEEPER}")
+    op.execute(f"ALTER FUNCTION ledger_apply_transfers OWNER TO {BOOKKEEPER}")
+    op.execute(f"REVOKE CREATE ON SCHEMA public FROM {BOOKKEEPER}")
     op.execute(
         """
         CREATE TRIGGER apply_transfers AFTER INSERT ON ledger_transfer
@@ -174,3 +189,4 @@ def upgrade() -> None:
 def downgrade() -> None:
     op.execute("DROP TABLE ledger_transfer, ledger_account")
     op.execute("DROP FUNCTION ledger_apply_transfers, ledger_guard_totals, ledger_open_empty")
+    op.execute(f"REVOKE USAGE ON SCHEMA public FROM {BOOKKEEPER}")

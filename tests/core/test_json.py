@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 from decimal import Decimal
 from typing import Any
 
@@ -104,6 +105,17 @@ def test_equal_values_have_one_canonical_text(members: dict[str, int]) -> None:
 def test_foreign_text_that_is_not_json_is_a_value_error(text: bytes) -> None:
     with pytest.raises(ValueError):
         decode_foreign(text)
+
+
+def test_nesting_is_refused_where_a_library_has_raised_the_recursion_limit_past_the_stack() -> None:
+    limit = sys.getrecursionlimit()
+    sys.setrecursionlimit(1_000_000)
+    try:
+        with pytest.raises(ValueError, match="nested too deeply"):
+            decode_foreign(b"[" * 1_000_000)
+        assert sys.getrecursionlimit() == 1_000_000
+    finally:
+        sys.setrecursionlimit(limit)
 
 
 def test_an_object_that_names_a_member_twice_is_refused_at_any_depth() -> None:

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from sandbox.coffer import Coffer, Tuning
 from sandbox.demo.run import run
+
+# A whole stack each: one at a time leaves the processors to the others.
+pytestmark = pytest.mark.xdist_group("faults")
 
 
 async def test_every_check_holds_and_nothing_was_logged_that_should_worry_anybody() -> None:

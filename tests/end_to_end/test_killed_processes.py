@@ -9,6 +9,9 @@ import pytest
 from sandbox.coffer import Coffer, Tuning
 from sandbox.demo.run import run
 
+# A whole stack each: one at a time leaves the processors to the others.
+pytestmark = pytest.mark.xdist_group("faults")
+
 TUNING = Tuning(block_seconds=0.5, api_processes=1, worker_processes=2)
 KILLS = 3
 

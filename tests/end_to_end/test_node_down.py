@@ -7,8 +7,12 @@ import os
 import signal
 
 import httpx
+import pytest
 
 from sandbox.coffer import Coffer, Tuning
+
+# A whole stack each: one at a time leaves the processors to the others.
+pytestmark = pytest.mark.xdist_group("faults")
 
 WITHIN_SECONDS = 60
 

@@ -17,6 +17,9 @@ import httpx
 import psutil
 import pytest
 
+# A whole stack each: one at a time leaves the processors to the others.
+pytestmark = pytest.mark.xdist_group("sandbox")
+
 READY_SECONDS = 90
 STOP_SECONDS = 40
 

@@ -46,7 +46,9 @@ async def test_every_tenant_table_forces_row_level_security_for_both_roles(owner
             " WHERE tablename = $1 AND cmd = 'ALL'",
             table,
         )
-        assert sorted(covered or []) == list(ROLES), table
+        # The accounts' totals are changed by a role that nobody logs in as.
+        expected = {*ROLES, "coffer_bookkeeper"} if table == "ledger_account" else set(ROLES)
+        assert set(covered or []) == expected, table
 
 
 async def test_every_table_is_a_tenants_or_says_why_not(owner: Connection) -> None:
