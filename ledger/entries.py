@@ -14,6 +14,7 @@ Each is a transfer of that kind between the accounts of a fund and the world. Th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -62,6 +63,24 @@ def release(fund: FundAccounts, amount: int, cause: str) -> Move:
 def returned(fund: FundAccounts, beneficiary: int, amount: int, cause: str) -> Move:
     """Take back what the beneficiary returned of a payment that had gone out."""
     return Move(Kind.REFUND, debit=fund.available, credit=beneficiary, amount=amount, cause=cause)
+
+
+_COSTS = text(
+    """
+    SELECT cause, kind, sum(CASE WHEN credit_account_id = :gas THEN amount ELSE -amount END) AS amount
+    FROM ledger_transfer
+    WHERE org_id = CAST(:org_id AS uuid) AND cause = ANY(CAST(:causes AS text[])) AND kind IN ('fee', 'rent')
+    GROUP BY cause, kind
+    """
+)
+
+
+async def booked_costs(
+    session: AsyncSession, org_id: UUID, gas: int, causes: Sequence[str]
+) -> dict[tuple[str, Kind], int]:
+    """What fees and rents of these causes have taken from a gas account so far, in smallest units."""
+    rows = await session.execute(_COSTS, {"org_id": org_id, "gas": gas, "causes": list(causes)})
+    return {(row.cause, Kind(row.kind)): int(row.amount) for row in rows}
 
 
 async def create_ledger_entry(session: AsyncSession, org_id: UUID, step: Step) -> UUID:

@@ -28,7 +28,7 @@ from ledger import entries, names
 from ledger.accounts import AccountSpec, open_accounts
 from ledger.entries import FundAccounts
 from ledger.errors import AlreadyResolved
-from ledger.models import AccountType
+from ledger.models import AccountType, Kind
 from ledger.posting import Command, PostHold, VoidHold, post
 from treasury.dispatch import mark_failed, open_beneficiaries
 
@@ -166,6 +166,9 @@ class _Book:
     async def confirm(self) -> None:
         """Post the debits of what was paid, and what the chain charged for everything."""
         expenses = await self._expenses()
+        booked = await entries.booked_costs(
+            self.session, self.org_id, self.gas, [step.transaction_id for step in self.steps]
+        )
         posts: list[Command] = []
         costs: list[Command] = []
         marks: list[tuple[_Intent, PayoutResult, int, str]] = []
@@ -175,12 +178,11 @@ class _Book:
                 marks.append((intent, result, fee, step.hash))
                 if result.paid:
                     posts.append([PostHold(intent.hold)])
-                costs += self._fee(expenses["network-fees"], fee - (intent.fee or 0), intent.id)
-            if not step.results:
-                costs += self._fee(expenses["network-fees"], step.fee, step.transaction_id)
-            if step.rent:
-                rent = expenses["account-rent"]
-                costs.append([entries.rent(self.gas, rent, step.rent, step.transaction_id)])
+                costs += self._cost(Kind.FEE, expenses, fee - (intent.fee or 0), intent.id)
+            of_transaction = {Kind.FEE: 0 if step.results else step.fee, Kind.RENT: step.rent}
+            for kind, amount in of_transaction.items():
+                due = amount - booked.get((step.transaction_id, kind), 0)
+                costs += self._cost(kind, expenses, due, step.transaction_id)
         # A debit that was posted before a reorganisation stays posted when its payment is mined again.
         await self._post(posts, tolerate=AlreadyResolved)
         await self._post(costs)
@@ -250,21 +252,22 @@ class _Book:
             ]
         )
 
-    async def _expenses(self) -> dict[str, int]:
-        purposes = ("network-fees", "account-rent")
+    async def _expenses(self) -> dict[Kind, int]:
+        purposes = {Kind.FEE: names.platform("network-fees"), Kind.RENT: names.platform("account-rent")}
         specs = [
-            AccountSpec(names.platform(purpose), self.native.code, AccountType.EXPENSE, overdraft=True)
-            for purpose in purposes
+            AccountSpec(name, self.native.code, AccountType.EXPENSE, overdraft=True)
+            for name in purposes.values()
         ]
         accounts = await open_accounts(self.session, self.org_id, specs)
-        return {purpose: accounts[names.platform(purpose), self.native.code] for purpose in purposes}
+        return {kind: accounts[name, self.native.code] for kind, name in purposes.items()}
 
-    def _fee(self, network_fees: int, amount: int, cause: str) -> list[Command]:
-        """The fee, or after a reorganisation the difference to the one that was booked, which may be less."""
-        if amount > 0:
-            return [[entries.fee(self.gas, network_fees, amount, cause)]]
-        if amount < 0:
-            return [[entries.fee(network_fees, self.gas, -amount, cause)]]
+    def _cost(self, kind: Kind, expenses: dict[Kind, int], due: int, cause: str) -> list[Command]:
+        """What the chain charged and is not booked; after a reorganisation that may be less than nothing."""
+        entry = entries.fee if kind is Kind.FEE else entries.rent
+        if due > 0:
+            return [[entry(self.gas, expenses[kind], due, cause)]]
+        if due < 0:
+            return [[entry(expenses[kind], self.gas, -due, cause)]]
         return []
 
     async def _post(

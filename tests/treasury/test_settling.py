@@ -105,6 +105,29 @@ async def test_after_a_reorganisation_only_the_difference_of_the_fee_is_booked(t
     assert (balances["0xRecipient0"], balances["reserved"]) == ((100, 100), (0, 0))
 
 
+async def test_after_a_reorganisation_rent_is_not_booked_twice(treasury: Treasury) -> None:
+    ids = await sent(treasury, 100)
+    await report(treasury, CONFIRMED, paid(*ids), fee=5, rent=2_039_280)
+    await report(treasury, BROADCAST)
+    await report(treasury, CONFIRMED, paid(*ids), fee=5, rent=2_039_280)
+    balances = await treasury.balances()
+    assert (balances["account-rent"], balances["gas"]) == ((2_039_280, 2_039_280), (GAS - 2_039_285,) * 2)
+    await report(treasury, BROADCAST)
+    await report(treasury, CONFIRMED, paid(*ids), fee=5)
+    balances = await treasury.balances()
+    assert (balances["account-rent"], balances["gas"]) == ((0, 0), (GAS - 5, GAS - 5))
+
+
+async def test_after_a_reorganisation_the_fee_of_a_transaction_without_payments_is_not_booked_twice(
+    treasury: Treasury,
+) -> None:
+    await sent(treasury, 1)
+    await report(treasury, CONFIRMED, fee=50)
+    await report(treasury, BROADCAST)
+    await report(treasury, CONFIRMED, fee=40)
+    assert (await treasury.balances())["network-fees"] == (40, 40)
+
+
 async def test_a_payment_that_a_reorganisation_turned_into_a_failure_is_reversed(treasury: Treasury) -> None:
     ids = await sent(treasury, 100)
     await report(treasury, CONFIRMED, paid(*ids), fee=100)
