@@ -1,4 +1,4 @@
-"""Statements that go to asyncpg itself: a fifth of the time that they take through SQLAlchemy.
+"""Statements that go to asyncpg itself, past SQLAlchemy's compiling and result handling.
 
 For the few that every payment waits for; anything else is written with the session.
 """

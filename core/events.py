@@ -12,11 +12,12 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index, text
+from sqlalchemy import BigInteger, Column, ForeignKey, Identity, Index
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import Field, SQLModel
 
 from core.columns import instant, json_object
+from core.driver import fetch
 from core.json import encode
 
 OUTBOX_CHANNEL = "coffer_outbox"
@@ -59,36 +60,32 @@ class Event:
     payload: dict[str, Any]
 
 
-_EMIT = text(
-    """
+_EMIT = """
     WITH fresh AS (
         SELECT nextval(pg_get_serial_sequence('event', 'id')) AS id, type, subject, topic, payload
-        FROM unnest(CAST(:types AS text[]), CAST(:subjects AS text[]), CAST(:topics AS text[]),
-                    CAST(:payloads AS text[])) AS given (type, subject, topic, payload)
+        FROM unnest($2::text[], $3::text[], $4::text[], $5::text[]) AS given (type, subject, topic, payload)
     ), written AS (
         INSERT INTO event (id, org_id, type, subject, payload) OVERRIDING SYSTEM VALUE
-        SELECT id, CAST(:org_id AS uuid), type, subject, CAST(payload AS jsonb) FROM fresh
+        SELECT id, $1::uuid, type, subject, payload::jsonb FROM fresh
     ), waiting AS (
         INSERT INTO outbox (event_id, org_id, type, topic)
-        SELECT id, CAST(:org_id AS uuid), type, topic FROM fresh
+        SELECT id, $1::uuid, type, topic FROM fresh
     )
-    SELECT pg_notify(:channel, '')
-    """
-)
+    SELECT pg_notify($6, '')
+"""
 
 
 async def emit(session: AsyncSession, org_id: UUID, events: Sequence[Event]) -> None:
     """Write `events` in the caller's transaction and let the relay know when it commits."""
     if not events:
         return
-    await session.execute(
+    await fetch(
+        session,
         _EMIT,
-        {
-            "org_id": str(org_id),
-            "types": [event.type for event in events],
-            "subjects": [event.subject for event in events],
-            "topics": [event.topic for event in events],
-            "payloads": [encode(event.payload).decode() for event in events],
-            "channel": OUTBOX_CHANNEL,
-        },
+        org_id,
+        [event.type for event in events],
+        [event.subject for event in events],
+        [event.topic for event in events],
+        [encode(event.payload).decode() for event in events],
+        OUTBOX_CHANNEL,
     )

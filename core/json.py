@@ -47,7 +47,7 @@ def decode_foreign(text: bytes) -> Any:
     `Infinity`, a byte order mark, a number of thousands of digits, nesting past what the stack bears; and
     for an object that names a member twice, which two readers may understand in two ways."""
     limit = sys.getrecursionlimit()
-    # A library may have raised it past what the stack bears: then nesting would not raise but kill the process.
+    # A library may have raised it past what the stack bears: then nesting would not raise but kill us.
     sys.setrecursionlimit(min(limit, _DEEPEST))
     try:
         return _FOREIGN.decode(text.decode())

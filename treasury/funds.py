@@ -6,11 +6,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from chains.protocol import Chain, ChainName
+from core.driver import fetch
 from core.identifiers import new_id
 from core.money import USDC, Currency, to_decimal
 from ledger import names
@@ -38,19 +38,16 @@ class Source:
     active: bool
 
 
-_SOURCES = text(
-    """
+_SOURCES = """
     SELECT fund.id, fund.owner_id, fund.wallet_id, wallet.chain, wallet.address,
            fund.available_account_id, fund.reserved_account_id,
            coalesce(escrow.status = 'ACTIVE', true) AS active
     FROM fund
         JOIN wallet ON wallet.org_id = fund.org_id AND wallet.id = fund.wallet_id
         LEFT JOIN escrow ON escrow.org_id = fund.org_id AND escrow.id = fund.owner_id
-    WHERE fund.org_id = CAST(:org_id AS uuid)
-      AND (fund.owner_id = fund.wallet_id OR fund.owner_id = ANY(CAST(:named AS text[])))
+    WHERE fund.org_id = $1::uuid AND (fund.owner_id = fund.wallet_id OR fund.owner_id = ANY($2::text[]))
     ORDER BY wallet.id, fund.id
-    """
-)
+"""
 
 
 class Sources:
@@ -79,19 +76,11 @@ class Sources:
 
 async def load_sources(session: AsyncSession, org_id: UUID, named: Collection[str]) -> Sources:
     """What may pay: every wallet's own fund, and the funds on chains of the escrows among `named`."""
-    rows = await session.execute(_SOURCES, {"org_id": org_id, "named": list(named)})
+    rows = await fetch(session, _SOURCES, org_id, list(named))
     return Sources(
         [
-            Source(
-                row.id,
-                row.owner_id,
-                row.wallet_id,
-                row.chain,
-                row.address,
-                FundAccounts(row.available_account_id, row.reserved_account_id),
-                row.active,
-            )
-            for row in rows
+            Source(fund, owner, wallet, chain, address, FundAccounts(available, reserved), active)
+            for fund, owner, wallet, chain, address, available, reserved, active in rows
         ]
     )
 

@@ -9,7 +9,6 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import ProgrammingError
 
 from core.database import Database, listen_url
 from core.events import OUTBOX_CHANNEL, Event, emit
@@ -104,6 +103,6 @@ async def test_an_organisation_writes_no_event_of_another(
 ) -> None:
     stranger: UUID = uuid4()
     async with app_database.organisation(ORG) as session:
-        with pytest.raises(ProgrammingError, match="row-level security"):
+        with pytest.raises(asyncpg.InsufficientPrivilegeError, match="row-level security"):
             await emit(session, stranger, [Event("x", new_id("pi"), "t", {})])
     assert await rows(worker_database, "event") == []
