@@ -40,9 +40,9 @@ from sandbox.solana import Mint
 from sandbox.surfpool import Surfpool
 
 ETHEREUM_BATCHED: Final = 20_000
-ETHEREUM_SINGLE: Final = 8_000
+ETHEREUM_SINGLE: Final = 12_000
 # Transactions in every measurement on surfpool: batches hold 18 payments each.
-SOLANA_TRANSACTIONS: Final = 200
+SOLANA_TRANSACTIONS: Final = 300
 SOLANA_BATCH: Final = 18
 GAS_BATCH: Final = 100
 RECIPIENTS: Final = 200
@@ -58,7 +58,7 @@ _SINGLE: Final = (
     ("COFFER_ETHEREUM__BATCH_SIZE", "1"),
     ("COFFER_ETHEREUM__MAX_IN_FLIGHT", "3000"),
     ("COFFER_SOLANA__BATCH_SIZE", "1"),
-    ("COFFER_SOLANA__MAX_IN_FLIGHT", "256"),
+    ("COFFER_SOLANA__MAX_IN_FLIGHT", "512"),
 )
 
 Progress = Callable[[str], None]

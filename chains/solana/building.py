@@ -42,6 +42,8 @@ from core.settings import SolanaSettings
 _KEPT_LAMPORTS: Final = 890_880
 _ANY_HASH: Final = Hash.default()
 _BUSY_PERCENTILE: Final = 0.75
+# Transactions of one call. Their block hash ages while they are sent; the next call reads a fresh one.
+_BUILT_AT_ONCE: Final = 64
 
 logger = get_logger(__name__)
 
@@ -87,7 +89,7 @@ class Builder:
         """See `Chain.build`. Raises `ChainUnavailable`, `UnknownKey` and `SigningFailed`; then nothing was
         written."""
         flying = await stored.open_transactions(session, address)
-        room = self._settings.max_in_flight - len(flying)
+        room = min(self._settings.max_in_flight - len(flying), _BUILT_AT_ONCE)
         if room <= 0 or not payouts:
             return Built()
         signer = await self._signers.signer(address)

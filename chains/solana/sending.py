@@ -24,7 +24,7 @@ from core.logs import get_logger
 from core.settings import SolanaSettings
 
 # Between two looks at the block height while many are sent. Other calls to the node wait for a part at most.
-_SENT_AT_ONCE: Final = 32
+_SENT_AT_ONCE: Final = 64
 
 logger = get_logger(__name__)
 
