@@ -49,7 +49,7 @@ async def run(
     folder: Path,
     chain: str = "ethereum",
     api_processes: int = 2,
-    connections: int = 64,
+    connections: int = 200,
     seconds: float = 8.0,
     load_processes: int = 1,
 ) -> dict[str, float]:
