@@ -38,5 +38,5 @@ def _packages() -> dict[str, str]:
     return {
         name.removeprefix("node_modules/"): package["version"]
         for name, package in lock.items()
-        if name.removeprefix("node_modules/").count("/") == 1 and not package.get("os")
+        if name.endswith(("/anvil", "/surfpool-linux-x64-gnu"))
     }
