@@ -7,8 +7,8 @@ USDC already. Two sandboxes take turns, one that pays in batches as it does by d
 by one; each has nodes of its own, so that nobody inherits the history of another, and the presigned transfers
 are pushed in both, next to what they are compared with. surfpool slows with every transaction that it has
 seen: each measurement on it is of the same number of transactions, on a fresh one. Its presigned transfers
-are the transactions that Coffer sends for a single payment; `bare` ones are the transfer alone, without limit and
-memo, each of which costs surfpool as much again (see `sandbox.surfpool`).
+are the transactions that Coffer sends for a single payment; `bare` ones are the transfer alone, without limit
+and memo, each of which costs surfpool as much again (see `sandbox.surfpool`).
 
 Nothing is measured that is not right: at the end every recipient has, on its chain, exactly what was meant
 for it, and the books say of each wallet what its chain says.
