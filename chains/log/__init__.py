@@ -22,6 +22,7 @@ from chains.log.reading import (
 )
 from chains.log.sending import between_transactions, mark
 from chains.log.signing import add_attempts, record
+from chains.log.text import clean
 
 __all__ = [
     "BLOCKS_KEPT",
@@ -33,6 +34,7 @@ __all__ = [
     "awaits",
     "between_transactions",
     "blocks",
+    "clean",
     "confirm",
     "drop_blocks",
     "expire",

@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, TextClause, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chains.log.text import clean
 from chains.protocol import (
     ChainName,
     PayoutResult,
@@ -100,7 +101,7 @@ async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined
                 "ids": [id for id, _, _ in results],
                 "positions": [position for _, position, _ in results],
                 "paid": [result.paid for _, _, result in results],
-                "errors": [result.error for _, _, result in results],
+                "errors": [clean(result.error) for _, _, result in results],
             },
         )
 

@@ -9,9 +9,8 @@ from typing import Final
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import (
-    ChainName,
-)
+from chains.log.text import clean
+from chains.protocol import ChainName
 
 _ORGANISATION: Final = text("SELECT current_setting('coffer.org_id', true)")
 _SET_ORGANISATION: Final = text("SELECT set_config('coffer.org_id', :org_id, true)")
@@ -82,5 +81,5 @@ async def mark(
         await session.execute(_SENT, {"chain": chain.value, "hashes": list(sent)})
         await session.execute(_BROADCAST, {"ids": ids})
     if errors:
-        given = {"hashes": list(errors), "errors": list(errors.values())}
+        given = {"hashes": list(errors), "errors": [clean(one) for one in errors.values()]}
         await session.execute(_NOT_SENT, {"chain": chain.value} | given)
