@@ -103,11 +103,16 @@ class TransactionStatus(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PayoutResult:
-    """What the chain did with one payout of a mined transaction."""
+    """What the chain did with one payout of a mined transaction.
+
+    `retry`: not paid through no fault of its own that is known, and once the transaction is FINALIZED it
+    never will be by it: the caller may hand it over again.
+    """
 
     reference: str
     paid: bool
     error: str | None = None
+    retry: bool = False
 
 
 @dataclass(frozen=True, slots=True)

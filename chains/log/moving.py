@@ -62,6 +62,9 @@ _RESULTS: Final = text(
     """
 )
 
+# Stands before the error of a payout that may be handed over again. `clean` lets none through from a node.
+_RETRY: Final = "\x1e"
+
 
 async def hold(session: AsyncSession, ids: Sequence[str]) -> None:
     """Keep these transactions from being changed by others until the caller's transaction ends."""
@@ -101,7 +104,7 @@ async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined
                 "ids": [id for id, _, _ in results],
                 "positions": [position for _, position, _ in results],
                 "paid": [result.paid for _, _, result in results],
-                "errors": [clean(result.error) for _, _, result in results],
+                "errors": [_written(result) for _, _, result in results],
             },
         )
 
@@ -238,7 +241,7 @@ async def _progress(session: AsyncSession, ids: Sequence[str], status: Transacti
         results.setdefault(id, [])
         if reference is not None and not void:
             assert paid is not None, "a mined payout has a result"
-            results[id].append(PayoutResult(reference, paid, error))
+            results[id].append(_result(reference, paid, error))
     return [
         Progress(
             transaction_id=id,
@@ -252,3 +255,14 @@ async def _progress(session: AsyncSession, ids: Sequence[str], status: Transacti
         )
         for id, (org_id, address, hash, fee, rent) in heads.items()
     ]
+
+
+def _written(result: PayoutResult) -> str | None:
+    error = clean(result.error)
+    return f"{_RETRY}{error or ''}" if result.retry else error
+
+
+def _result(reference: str, paid: bool, error: str | None) -> PayoutResult:
+    if error is None or not error.startswith(_RETRY):
+        return PayoutResult(reference, paid, error)
+    return PayoutResult(reference, paid, error.removeprefix(_RETRY) or None, retry=True)

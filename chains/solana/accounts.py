@@ -15,6 +15,7 @@ from typing import Any, Final
 from solders.pubkey import Pubkey
 from spl.token.constants import TOKEN_PROGRAM_ID
 
+from chains.log import clean
 from chains.protocol import ChainUnavailable, Payout, Rejection
 from chains.solana.addresses import SYSTEM_PROGRAM, token_account
 from chains.solana.rpc import Rpc
@@ -113,7 +114,10 @@ def _refusal(owner: Pubkey, wallet: Any, token: TokenAccount | None) -> tuple[st
     if wallet is not None and wallet["owner"] == str(TOKEN_PROGRAM_ID):
         return "InvalidRecipient", "the address is itself a token account or a token, not a wallet"
     if wallet is not None and (wallet["owner"] != str(SYSTEM_PROGRAM) or wallet["executable"]):
-        return "InvalidRecipient", f"the address belongs to the program {wallet['owner']}, not to a wallet"
+        return (
+            "InvalidRecipient",
+            f"the address belongs to the program {clean(wallet['owner'])}, not to a wallet",
+        )
     # The owner of an associated account can be changed: a payment into it would reach somebody else.
     if token is not None and token.owner != owner:
         return "InvalidRecipient", "the wallet's token account belongs to somebody else"

@@ -6,6 +6,8 @@ from typing import Any, Final
 
 import msgspec
 
+from chains.log import clean
+
 # Custom 1 is the token program's InsufficientFunds and the system program's lack of lamports alike.
 INSUFFICIENT_FUNDS: Final[Any] = {"Custom": 1}
 ACCOUNT_FROZEN: Final[Any] = {"Custom": 17}
@@ -30,4 +32,4 @@ def describe(error: Any) -> str:
     custom = reason.get("Custom") if isinstance(reason, dict) else None
     said = reason if isinstance(reason, str) else msgspec.json.encode(reason).decode()
     words = f"{_WORDS[custom]} ({said})" if custom in _WORDS else said
-    return words if index is None else f"instruction {index}: {words}"
+    return clean(words if index is None else f"instruction {index}: {words}")

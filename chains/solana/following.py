@@ -25,7 +25,7 @@ from chains.protocol import (
     TransactionStatus,
 )
 from chains.solana import stored, transactions
-from chains.solana.errors import describe, instruction_error
+from chains.solana.errors import INSUFFICIENT_FUNDS, describe, instruction_error
 from chains.solana.rpc import Call, Rpc, RpcError
 from core.logs import get_logger
 
@@ -223,22 +223,28 @@ def _mined(landed: _Landed, costs: _Costs, payouts: Sequence[Payout], raw: bytes
         succeeded=costs.error is None,
         fee=costs.fee,
         rent=costs.rent,
-        results=tuple(
-            PayoutResult(payout.reference, costs.error is None, error)
-            for payout, error in zip(payouts, _errors(costs.error, len(payouts), raw), strict=True)
-        ),
+        results=tuple(_results(costs.error, payouts, raw)),
     )
 
 
-def _errors(error: Any, count: int, raw: bytes | None) -> list[str | None]:
-    """What to say of each of `count` payouts. A transaction is paid whole or not at all: the one that failed
-    is told why, the others that they went down with it."""
+def _results(error: Any, payouts: Sequence[Payout], raw: bytes | None) -> list[PayoutResult]:
+    """A transaction is paid whole or not at all. The payout whose own instruction failed is told why; the
+    others went down with it and may be paid again. So may all, when no one's own instruction failed: what of
+    them cannot be paid is found when they are simulated again."""
     if error is None:
-        return [None] * count
+        return [PayoutResult(payout.reference, True) for payout in payouts]
     words = describe(error)
-    index, _ = instruction_error(error)
-    failed = transactions.serves(raw, index) if raw is not None and index is not None else count
-    if failed >= count:
-        return [words] * count
-    others = f"another payment of the same transaction failed: {words}"
-    return [words if position == failed else others for position in range(count)]
+    if len(payouts) == 1:
+        return [PayoutResult(payouts[0].reference, False, words)]
+    index, reason = instruction_error(error)
+    culprit = None
+    # The wallet's own lack is no payout's fault.
+    if raw is not None and index is not None and reason != INSUFFICIENT_FUNDS:
+        culprit = transactions.serves(raw, index)
+    others = f"the transaction of this and other payments failed: {words}"
+    return [
+        PayoutResult(payout.reference, False, words)
+        if position == culprit
+        else PayoutResult(payout.reference, False, others, retry=True)
+        for position, payout in enumerate(payouts)
+    ]

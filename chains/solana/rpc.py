@@ -15,6 +15,7 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from chains.log import clean
 from chains.protocol import ChainUnavailable
 
 SIGNATURES_A_CALL: Final = 256
@@ -27,9 +28,9 @@ class RpcError(ChainUnavailable):
     """The node answered with an error. It says nothing about whether a transaction exists."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(f"{message} ({code})")
+        self.message = clean(message)
+        super().__init__(f"{self.message} ({code})")
         self.code = code
-        self.message = message
         self.data = data
 
 

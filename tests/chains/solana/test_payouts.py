@@ -12,9 +12,9 @@ from spl.token.constants import TOKEN_PROGRAM_ID
 from spl.token.instructions import set_authority
 from spl.token.models import AuthorityType, SetAuthorityParams
 
-from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
+from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind, TransactionStatus
 from chains.signers.keystore import Ed25519Signer
-from chains.solana import Solana
+from chains.solana import Solana, transactions
 from chains.solana.rpc import Rpc, RpcError
 from sandbox import solana
 from tests.chains.solana.wallets import FEE, RENT, SOL, USDC, OneKey, Wallet, known, payouts, settings_for
@@ -99,7 +99,9 @@ async def test_what_only_simulation_finds_is_taken_out_alone(
     assert [[one.reference for one in tx.payouts] for tx in built.transactions] == [["pi_0", "pi_2"]]
 
 
-async def test_a_recipient_frozen_after_the_build_fails_all_and_finally(wallet: Wallet) -> None:
+async def test_a_recipient_frozen_after_the_build_fails_all_and_the_others_are_paid_again(
+    wallet: Wallet,
+) -> None:
     paid = payouts(2)
     await known(wallet.mint, paid)
     built = await wallet.store(paid)
@@ -107,13 +109,49 @@ async def test_a_recipient_frozen_after_the_build_fails_all_and_finally(wallet: 
     await wallet.send(built)
     told = await wallet.followed(FINALIZED)
     assert [step.status for step in told] == [CONFIRMED, FINALIZED]
-    assert [result.paid for result in told[1].results] == [False, False]
-    # The batch does not tell which of its transfers failed.
+    # The batch does not tell which of its transfers failed: simulated again, the culprit is found.
+    assert [(result.paid, result.retry) for result in told[1].results] == [(False, True)] * 2
     assert {result.error for result in told[1].results} == {
-        'instruction 1: account is frozen ({"Custom":17})'
+        'the transaction of this and other payments failed: instruction 1: account is frozen ({"Custom":17})'
     }
     assert await wallet.balances(paid) == [0, 0]
     assert (await wallet.usdc(), await wallet.lamports()) == (1_000 * USDC, SOL - FEE)
+    again = await wallet.pay(paid)
+    assert [(one.reference, one.code) for one in again.rejected] == [("pi_1", "AccountFrozen")]
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances(paid) == [USDC, 0]
+
+
+async def test_only_the_payment_at_fault_fails_for_good(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = payouts(3)
+    await known(wallet.mint, paid)
+    draft = transactions.draft
+    monkeypatch.setattr(transactions, "draft", lambda *given, together: draft(*given))
+    built = await wallet.store(paid)
+    await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
+    await wallet.send(built)
+    confirmed, finalized = await wallet.followed(FINALIZED)
+    assert finalized.results == confirmed.results
+    at_fault = 'instruction 2: account is frozen ({"Custom":17})'
+    others = f"the transaction of this and other payments failed: {at_fault}"
+    assert finalized.results == (
+        PayoutResult("pi_0", False, others, retry=True),
+        PayoutResult("pi_1", False, at_fault),
+        PayoutResult("pi_2", False, others, retry=True),
+    )
+
+
+async def test_a_payment_alone_in_its_transaction_fails_for_good(wallet: Wallet) -> None:
+    (payout,) = payouts(1)
+    await known(wallet.mint, [payout])
+    built = await wallet.store([payout])
+    await wallet.mint.freeze(Pubkey.from_string(payout.to))
+    await wallet.send(built)
+    told = await wallet.followed(FINALIZED)
+    error = 'instruction 1: account is frozen ({"Custom":17})'
+    assert told[-1].results == (PayoutResult("pi_0", False, error),)
 
 
 async def test_what_is_no_wallet_is_refused(wallet: Wallet) -> None:
