@@ -36,6 +36,9 @@ class EthereumSettings(BaseModel):
         default=3, ge=1, description="Blocks unmined before the bytes go out again."
     )
     priority_fee_wei: int = Field(default=1_000_000_000, ge=0, description="Least EIP-1559 tip.")
+    max_priority_fee_wei: int = Field(
+        default=5_000_000_000, ge=0, description="Most EIP-1559 tip that is taken from the node's figures."
+    )
     max_fee_wei: int = Field(default=500_000_000_000, gt=0, description="Cap on the fee per gas.")
 
 
@@ -43,6 +46,13 @@ class SolanaSettings(BaseModel):
     """One Solana cluster. Times are seconds, prices micro-lamports per compute unit."""
 
     rpc_url: str = Field(description="The node's JSON-RPC address.")
+    witness_rpc_urls: list[str] = Field(
+        default_factory=list,
+        description="JSON list of further nodes; a payment is signed anew only if they too never saw it.",
+    )
+    genesis_hash: str | None = Field(
+        default=None, description="Checked against each node's before anything is signed."
+    )
     usdc: str = Field(description="Address of the USDC mint.")
     batch_size: int = Field(
         default=18, ge=1, le=20, description="Most payments in one transaction; 18 fit, 9 to new recipients."

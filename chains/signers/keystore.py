@@ -6,8 +6,10 @@ scrypt (RFC 7914) with the parameters that stand in the file, the address as aut
 
 from __future__ import annotations
 
+import asyncio
 import os
 import secrets
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -73,7 +75,10 @@ class Ed25519Signer:
 
 
 class Keystore:
-    """A folder of encrypted key files. An opened key stays in memory until the process ends."""
+    """A folder of encrypted key files. An opened key stays in memory until the process ends.
+
+    Opening one takes half a second and 128 MB, so it is done in a thread, one key after another, and once.
+    """
 
     def __init__(self, folder: Path, passphrase: str, *, scrypt_n: int = _SCRYPT_N) -> None:
         """Raises `ValueError` for an empty passphrase, which would protect nothing."""
@@ -82,7 +87,8 @@ class Keystore:
         self._folder = folder
         self._passphrase = passphrase
         self._scrypt_n = scrypt_n
-        self._opened: dict[str, Signer] = {}
+        self._opener = ThreadPoolExecutor(1, thread_name_prefix="keystore")
+        self._opened: dict[str, Future[Signer]] = {}
 
     @classmethod
     def from_settings(cls, settings: Settings) -> Keystore:
@@ -106,9 +112,17 @@ class Keystore:
         return signer.address
 
     async def signer(self, address: str) -> Signer:
-        if address not in self._opened:
-            self._opened[address] = self._read(address)
-        return self._opened[address]
+        opening = self._opened.get(address)
+        if opening is None:
+            opening = self._opened[address] = self._opener.submit(self._read, address)
+        try:
+            # Who gives up waiting does not take the key from the others.
+            return await asyncio.shield(asyncio.wrap_future(opening))
+        except Exception:
+            # The file may be there, or be another, when it is asked for again.
+            if self._opened.get(address) is opening:
+                del self._opened[address]
+            raise
 
     def _read(self, address: str) -> Signer:
         try:

@@ -18,6 +18,7 @@ from solders.pubkey import Pubkey
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
+from chains.log import clean
 from chains.protocol import (
     Built,
     ChainName,
@@ -44,6 +45,8 @@ _ANY_HASH: Final = Hash.default()
 _BUSY_PERCENTILE: Final = 0.75
 # Transactions of one call. Their block hash ages while they are sent; the next call reads a fresh one.
 _BUILT_AT_ONCE: Final = 64
+# Blocks. A block hash is good for 150, and two nodes behind one address may be some apart.
+_LONGEST_LIFE: Final = 300
 
 logger = get_logger(__name__)
 
@@ -92,6 +95,7 @@ class Builder:
         room = min(self._settings.max_in_flight - len(flying), _BUILT_AT_ONCE)
         if room <= 0 or not payouts:
             return Built()
+        await self._rpc.check_genesis()
         signer = await self._signers.signer(address)
         considered = payouts[: room * self._settings.batch_size]
         screened = await screen(self._rpc, self._mint, address, considered)
@@ -127,13 +131,23 @@ class Builder:
         return Built(signed, rejected)
 
     async def latest_blockhash(self) -> Blockhash:
-        """The newest block hash that is confirmed."""
-        result = await self._rpc.call("getLatestBlockhash", {"commitment": "confirmed"})
+        """The newest block hash that is confirmed.
+
+        Raises `ChainUnavailable` also for one that has expired or is said to be good for longer than any is:
+        an expiry that never comes would keep a payment from being signed anew.
+        """
+        confirmed = {"commitment": "confirmed"}
+        result, now = await self._rpc.results(
+            [("getLatestBlockhash", [confirmed]), ("getBlockHeight", [confirmed])]
+        )
         value = contents(result)
         try:
             hash, height = Hash.from_string(value["blockhash"]), int(value["lastValidBlockHeight"])
         except (KeyError, TypeError, ValueError):
             raise ChainUnavailable("getLatestBlockhash: no block hash") from None
+        if not isinstance(now, int) or not now <= height <= now + _LONGEST_LIFE:
+            at = clean(str(now))
+            raise ChainUnavailable(f"getLatestBlockhash: at height {at} a block hash is good to {height}")
         return Blockhash(hash, int(result["context"]["slot"]), height)
 
     async def price(self, address: str) -> int:

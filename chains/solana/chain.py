@@ -13,6 +13,7 @@ from chains.signers import Signers
 from chains.solana import accounts, addresses
 from chains.solana.building import Builder
 from chains.solana.following import Follower
+from chains.solana.history import History
 from chains.solana.rpc import Rpc
 from chains.solana.sending import Sender
 from core.money import SOL
@@ -20,17 +21,25 @@ from core.settings import SolanaSettings
 
 
 class Solana:
-    """One cluster through one node; the `Chain` of USDC there. A block number is a slot."""
+    """One cluster through one node; the `Chain` of USDC there. A block number is a slot.
+
+    Further nodes, the witnesses, are asked only before something is concluded from the node's silence.
+    """
 
     name = ChainName.SOLANA
     native = SOL
 
     def __init__(self, settings: SolanaSettings, signers: Signers) -> None:
-        self._rpc = Rpc(settings.rpc_url, settings.rpc_timeout, settings.rpc_concurrency)
+        nodes = [
+            Rpc(url, settings.rpc_timeout, settings.rpc_concurrency, settings.genesis_hash)
+            for url in (settings.rpc_url, *settings.witness_rpc_urls)
+        ]
+        self._rpc, *self._witnesses = nodes
         self._mint = Pubkey.from_string(settings.usdc)
         self._builder = Builder(settings, self._rpc, signers)
-        self._sender = Sender(settings, self._rpc, signers, self._builder)
-        self._follower = Follower(self._rpc)
+        history = History(nodes)
+        self._sender = Sender(settings, self._rpc, signers, self._builder, history)
+        self._follower = Follower(self._rpc, history)
 
     def address(self, text: str) -> str:
         return addresses.checked(text, self._mint)
@@ -68,4 +77,5 @@ class Solana:
         return []
 
     async def close(self) -> None:
-        await self._rpc.close()
+        for rpc in (self._rpc, *self._witnesses):
+            await rpc.close()

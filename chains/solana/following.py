@@ -26,7 +26,8 @@ from chains.protocol import (
 )
 from chains.solana import stored, transactions
 from chains.solana.errors import INSUFFICIENT_FUNDS, describe, instruction_error
-from chains.solana.rpc import Call, Rpc, RpcError
+from chains.solana.history import History, Missing
+from chains.solana.rpc import Call, Rpc
 from core.logs import get_logger
 
 # A node's recent memory spans some 300 slots; beyond half of that its history is searched too.
@@ -34,8 +35,6 @@ _RECENT_SLOTS: Final = 150
 # A block of a busy chain has megabytes, a transaction a few kilobytes.
 _WORTH_A_BLOCK: Final = 16
 _OPTIONS: Final = {"commitment": "confirmed", "maxSupportedTransactionVersion": 1}
-# Agave's custom JSON-RPC errors: the slot was skipped, here or in long-term storage
-_SKIPPED: Final = (-32007, -32009)
 
 logger = get_logger(__name__)
 
@@ -61,8 +60,9 @@ class _Costs:
 class Follower:
     """Follows every wallet's transactions at once."""
 
-    def __init__(self, rpc: Rpc) -> None:
+    def __init__(self, rpc: Rpc, history: History) -> None:
         self._rpc = rpc
+        self._history = history
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         """See `Chain.follow`. Nothing is kept in memory: a call whose transaction is rolled back is repeated
@@ -138,33 +138,25 @@ class Follower:
         return costs
 
     async def _gone(self, missing: dict[str, list[Attempt]]) -> list[str]:
-        """Those of `missing`, confirmed once and now unknown to the node, that are surely in no block.
+        """Those of `missing`, confirmed once and now unknown to the node, that surely are in no block.
 
-        A null status alone is no proof: a node forgets. Only the finalized block itself, or that there is
-        none at its slot, tells.
+        A null status alone is no proof: a node forgets. What is not proven stays CONFIRMED.
         """
         if not missing:
             return []
-        slots = sorted({of_one[0].block_number or 0 for of_one in missing.values()})
-        options = {
-            "commitment": "finalized",
-            "maxSupportedTransactionVersion": 1,
-            "transactionDetails": "signatures",
-            "rewards": False,
-        }
-        answers = await self._rpc.answers([("getBlock", [slot, options]) for slot in slots])
-        blocks = dict(zip(slots, answers, strict=True))
-        gone = []
-        for id, of_one in missing.items():
-            block = blocks[of_one[0].block_number or 0]
-            skipped = isinstance(block, RpcError) and block.code in _SKIPPED
-            if isinstance(block, dict):
-                skipped = not {one.hash for one in of_one} & set(block["signatures"])
-            log_as = logger.error if skipped else logger.warning
-            log_as("confirmed_transaction_missing", transactionId=id, gone=skipped)
-            if skipped:
-                gone.append(id)
-        return gone
+        asked = [
+            Missing(id, frozenset(one.hash for one in of_one), of_one[0].block_number or 0)
+            for id, of_one in missing.items()
+        ]
+        try:
+            gone = await self._history.gone(asked)
+        except ChainUnavailable as error:
+            logger.warning("confirmed_transactions_unproven", error=str(error))
+            gone = set()
+        for id in missing:
+            log_as = logger.error if id in gone else logger.warning
+            log_as("confirmed_transaction_missing", transactionId=id, gone=id in gone)
+        return sorted(gone)
 
 
 def _by_transaction(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 import httpx
@@ -20,6 +21,7 @@ from chains.protocol import ChainUnavailable
 
 SIGNATURES_A_CALL: Final = 256
 ACCOUNTS_A_CALL: Final = 100
+BLOCKS_A_CALL: Final = 500_000
 
 Call = tuple[str, list[Any]]
 
@@ -34,11 +36,23 @@ class RpcError(ChainUnavailable):
         self.data = data
 
 
-class Rpc:
-    """One node. `timeout` is in seconds and for each call; `concurrency` bounds the calls under way."""
+@dataclass(frozen=True, slots=True)
+class Header:
+    """A block's height, and the slot of the block before it."""
 
-    def __init__(self, url: str, timeout: float, concurrency: int) -> None:
+    height: int
+    parent: int
+
+
+class Rpc:
+    """One node. `timeout` is in seconds and for each call; `concurrency` bounds the calls under way.
+    `genesis` is the hash of the cluster that it has to be of, None for any."""
+
+    def __init__(self, url: str, timeout: float, concurrency: int, genesis: str | None = None) -> None:
         self._url = url
+        self._concurrency = concurrency
+        self._genesis = genesis
+        self._checked = False
         self._seconds = timeout
         self._slots = asyncio.Semaphore(concurrency)
         self._ids = itertools.count(1)
@@ -64,15 +78,30 @@ class Rpc:
         return _result(method, id, response.content)
 
     async def answers(self, calls: Sequence[Call]) -> list[Any]:
-        """The result of each call, or the `ChainUnavailable` it ended in, in the calls' order."""
+        """The result of each call, or the `ChainUnavailable` it ended in, in the calls' order.
 
-        async def answer(method: str, params: list[Any]) -> Any:
-            try:
-                return await self.call(method, *params)
-            except ChainUnavailable as error:
-                return error
+        Once the node does not answer a call at all, those that are not made yet end in the same: each would
+        wait for its time-out.
+        """
+        answers: list[Any] = [None] * len(calls)
+        silent: list[ChainUnavailable] = []
+        waiting = iter(enumerate(calls))
 
-        return list(await asyncio.gather(*(answer(method, params) for method, params in calls)))
+        async def work() -> None:
+            for at, (method, params) in waiting:
+                if silent:
+                    answers[at] = silent[0]
+                    continue
+                try:
+                    answers[at] = await self.call(method, *params)
+                except RpcError as error:
+                    answers[at] = error
+                except ChainUnavailable as error:
+                    answers[at] = error
+                    silent.append(error)
+
+        await asyncio.gather(*(work() for _ in range(min(self._concurrency, len(calls)))))
+        return answers
 
     async def results(self, calls: Sequence[Call]) -> list[Any]:
         """The result of each call, in order. Raises what the first failing one raised."""
@@ -132,6 +161,47 @@ class Rpc:
         if not isinstance(result, int):
             raise ChainUnavailable(f"{method}: not a number")
         return result
+
+    async def blocks(self, start: int, count: int) -> list[int]:
+        """The slots of the first `count` finalized blocks at the slot `start` or after it, or of as many as
+        there are, ascending (getBlocksWithLimit)."""
+        found: list[int] = []
+        while len(found) < count:
+            asked = min(count - len(found), BLOCKS_A_CALL)
+            part = await self.call("getBlocksWithLimit", start, asked, {"commitment": "finalized"})
+            if not isinstance(part, list) or len(part) > asked:
+                raise ChainUnavailable("getBlocksWithLimit: not the slots asked for")
+            for slot in part:
+                if not isinstance(slot, int) or slot < start:
+                    raise ChainUnavailable("getBlocksWithLimit: slots out of order")
+                start = slot + 1
+            found += part
+            if len(part) < asked:
+                break
+        return found
+
+    async def block(self, slot: int) -> Header:
+        """The header of the finalized block at `slot`, which has to be there (getBlock)."""
+        options = {
+            "commitment": "finalized",
+            "maxSupportedTransactionVersion": 1,
+            "transactionDetails": "none",
+            "rewards": False,
+        }
+        block = await self.call("getBlock", slot, options)
+        try:
+            return Header(int(block["blockHeight"]), int(block["parentSlot"]))
+        except (KeyError, TypeError, ValueError):
+            raise ChainUnavailable("getBlock: no block with its height") from None
+
+    async def check_genesis(self) -> None:
+        """Raise `ChainUnavailable` when the node is of another cluster. Asks until one answer was good."""
+        if self._genesis is None or self._checked:
+            return
+        genesis = await self.call("getGenesisHash")
+        if genesis != self._genesis:
+            raise ChainUnavailable(f"the node is of cluster {clean(str(genesis))}, not {self._genesis}")
+        self._checked = True
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -1,24 +1,26 @@
 """Sending stored bytes, again while they can be mined, and signing anew what surely never was.
 
 Two attempts of one transaction that could both be mined would be two payments. So an attempt is replaced only
-when the *finalized* block height has passed its last valid one and the node, which has to know the chain from
-the signing up to there, finds no attempt of the transaction in its whole history.
+when the *finalized* block height has passed its last valid one and every configured node, each of which has
+to hold the whole chain from the signing up to there, finds no attempt of the transaction in its history.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from solders.message import Message
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
+from chains.log import clean
 from chains.protocol import ChainName, ChainUnavailable, SignedTransaction, TransactionKind
 from chains.signers import Signers
 from chains.solana import stored, transactions
 from chains.solana.building import Blockhash, Builder
+from chains.solana.history import Expired, History
 from chains.solana.rpc import Rpc, RpcError
 from core.logs import get_logger
 from core.settings import SolanaSettings
@@ -32,11 +34,14 @@ logger = get_logger(__name__)
 class Sender:
     """Sends what is in the log. It is told what by the log alone."""
 
-    def __init__(self, settings: SolanaSettings, rpc: Rpc, signers: Signers, builder: Builder) -> None:
+    def __init__(
+        self, settings: SolanaSettings, rpc: Rpc, signers: Signers, builder: Builder, history: History
+    ) -> None:
         self._settings = settings
         self._rpc = rpc
         self._signers = signers
         self._builder = builder
+        self._history = history
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         """See `Chain.broadcast`. Bytes that are not committed are left alone."""
@@ -47,87 +52,86 @@ class Sender:
         unseen = await stored.unseen(session, self._settings.rebroadcast_after)
         if not unseen:
             return
-        await self._send(session, unseen)
+        if not await self._send(session, unseen):
+            return
         async with log.between_transactions(session):
             # The slot is read first: whoever answers for it later has seen at least that height.
             height = await self._rpc.number("getBlockHeight", "finalized")
             slot = await self._rpc.number("getSlot", "finalized")
-        expired = [one.transaction_id for one in unseen if one.expires_at < height]
+        expired = [one for one in unseen if one.expires_at < height]
         if expired:
-            await self._renew(session, expired, height, slot)
+            await self._renew(session, expired, slot)
 
-    async def _send(self, session: AsyncSession, attempts: Sequence[stored.Bytes]) -> None:
-        """Send and mark, part by part. No transaction is open while the node is asked, and none of `attempts`
-        was written by the one that is committed here."""
+    async def _send(self, session: AsyncSession, attempts: Sequence[stored.Bytes]) -> bool:
+        """Send and mark, part by part, until the node no longer answers; whether it did to the end. No
+        transaction is open while it is asked, and none of `attempts` was written by the one that is committed
+        here."""
         for at in range(0, len(attempts), _SENT_AT_ONCE):
             part = attempts[at : at + _SENT_AT_ONCE]
             async with log.between_transactions(session):
                 answers = await self._post(part)
-            sent = [hash for hash, refusal in answers.items() if refusal is None]
-            errors = {hash: refusal for hash, refusal in answers.items() if refusal is not None}
+            sent = [hash for hash, answer in answers.items() if answer is None]
+            errors = {hash: str(answer) for hash, answer in answers.items() if answer is not None}
             if errors:
                 logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
             await log.mark(session, ChainName.SOLANA, sent, errors)
+            if any(answer is not None and not isinstance(answer, RpcError) for answer in answers.values()):
+                return False
+        return True
 
-    async def _post(self, attempts: Sequence[stored.Bytes]) -> dict[str, str | None]:
-        """Send those that have not expired; what the node said, None for yes, by signature."""
+    async def _post(self, attempts: Sequence[stored.Bytes]) -> dict[str, ChainUnavailable | None]:
+        """Send those that have not expired; None for what the node took, else what came of it, which is an
+        `RpcError` if the node answered at all; by signature."""
         try:
             height = await self._rpc.number("getBlockHeight", "confirmed")
         except ChainUnavailable as error:
-            return dict.fromkeys((one.hash for one in attempts), str(error))
+            return dict.fromkeys((one.hash for one in attempts), ChainUnavailable(str(error)))
         alive = [one for one in attempts if height <= one.expires_at]
         answers = await self._rpc.answers([_sending(one.raw) for one in alive])
         return {one.hash: _refusal(answer, one.hash) for one, answer in zip(alive, answers, strict=True)}
 
-    async def _renew(self, session: AsyncSession, ids: Sequence[str], height: int, slot: int) -> None:
-        """Sign anew those of `ids` that can never be mined any more. `height` and `slot` are finalized.
+    async def _renew(self, session: AsyncSession, expired: Sequence[stored.Bytes], finalized: int) -> None:
+        """Sign anew those of `expired` that can never be mined any more. `finalized` is a slot.
 
-        Two of these at once would sign twice, so the rows are locked, and the attempts read again below the
-        lock: whoever came first has left one that has not expired.
+        The nodes are asked with no transaction open. Two of these at once would sign twice, so the rows are
+        locked afterwards, and signed anew is only what still has the attempts that were asked for.
         """
-        locked = await stored.lock(session, ids)
-        expired = [one for one in await stored.newest(session, locked) if one.expires_at < height]
-        if not expired:
-            return
         attempts = await stored.attempts(session, [one.transaction_id for one in expired])
-        lost = await self._never_mined(expired, attempts, slot)
+        async with log.between_transactions(session):
+            asked = [_expired(one, attempts[one.transaction_id]) for one in expired]
+            lost = await self._history.never_mined(asked, finalized)
+            if lost:
+                latest = await self._builder.latest_blockhash()
+            addresses = {one.address for one in expired if one.transaction_id in lost}
+            prices = {address: await self._builder.price(address) for address in addresses}
         if not lost:
             return
-        latest = await self._builder.latest_blockhash()
-        for one in lost:
-            signed = await self._signed_anew(one, latest)
+        locked = await stored.lock(session, sorted(lost))
+        current = await stored.attempts(session, locked)
+        for one in await stored.newest(session, locked):
+            if current[one.transaction_id] != attempts[one.transaction_id]:
+                continue
+            try:
+                signed = await self._signed_anew(one, latest, prices[one.address])
+                async with session.begin_nested():
+                    await log.add_attempts(session, one.org_id, ChainName.SOLANA, [signed], latest.slot)
+            except Exception as error:
+                # One wallet's key, wherever it is kept, must not keep the others' payments from being made.
+                reason = clean(repr(error))
+                logger.error("not_signed_anew", transactionId=one.transaction_id, error=reason)
+                continue
             logger.info("signed_anew", transactionId=one.transaction_id, expired=one.hash, signed=signed.hash)
-            await log.add_attempts(session, one.org_id, ChainName.SOLANA, [signed], latest.slot)
 
-    async def _never_mined(
-        self, expired: Sequence[stored.Bytes], attempts: dict[str, dict[str, int]], slot: int
-    ) -> list[stored.Bytes]:
-        """Those of `expired` of which no attempt is known to a node whose memory covers all the time in which
-        it could have been mined. Raises `ChainUnavailable` when there is no telling."""
-        oldest = await self._rpc.call("getFirstAvailableBlock")
-        if not isinstance(oldest, int):
-            raise ChainUnavailable("getFirstAvailableBlock: not a number")
-        hashes = [hash for of_one in attempts.values() for hash in of_one]
-        looked_at, statuses = await self._rpc.statuses(hashes, history=True)
-        if looked_at < slot:
-            raise ChainUnavailable(f"the node answers from slot {looked_at}, behind the finalized {slot}")
-        lost = []
-        for one in expired:
-            of_one = attempts[one.transaction_id]
-            if any(statuses[hash] is not None for hash in of_one):
-                continue
-            if oldest > min(of_one.values()):
-                logger.error("history_too_short", transactionId=one.transaction_id, first=oldest)
-                continue
-            lost.append(one)
-        return lost
-
-    async def _signed_anew(self, one: stored.Bytes, latest: Blockhash) -> SignedTransaction:
-        made: Message = transactions.renewed(one.raw, latest.hash, await self._builder.price(one.address))
+    async def _signed_anew(self, one: stored.Bytes, latest: Blockhash, price: int) -> SignedTransaction:
+        made: Message = transactions.renewed(one.raw, latest.hash, price)
         hash, raw = await transactions.sign(made, await self._signers.signer(one.address))
         return SignedTransaction(
             one.transaction_id, TransactionKind.BATCH, (), raw, hash, expires_at=latest.last_valid_height
         )
+
+
+def _expired(newest: stored.Bytes, attempts: Mapping[str, int]) -> Expired:
+    return Expired(newest.transaction_id, frozenset(attempts), min(attempts.values()), newest.expires_at)
 
 
 def _sending(raw: bytes) -> tuple[str, list[Any]]:
@@ -135,11 +139,11 @@ def _sending(raw: bytes) -> tuple[str, list[Any]]:
     return "sendTransaction", [base64.b64encode(raw).decode(), options]
 
 
-def _refusal(answer: Any, hash: str) -> str | None:
+def _refusal(answer: Any, hash: str) -> ChainUnavailable | None:
     """None when the node took the bytes or has them already; else what it said, which proves nothing."""
     if isinstance(answer, RpcError):
         named = isinstance(answer.data, dict) and answer.data.get("err") == "AlreadyProcessed"
-        return None if named or "already been processed" in answer.message else str(answer)
+        return None if named or "already been processed" in answer.message else answer
     if isinstance(answer, ChainUnavailable):
-        return str(answer)
-    return None if answer == hash else f"the node answered with another signature: {answer}"
+        return answer
+    return None if answer == hash else ChainUnavailable(f"the node answered with another signature: {answer}")

@@ -365,7 +365,7 @@ async def test_two_workers_that_find_an_expiry_sign_anew_once(wallet: Wallet) ->
     ("block", "status", "told"),
     [
         ({"signatures": []}, "BROADCAST", [TransactionStatus.BROADCAST]),
-        (RpcError(-32007, "Slot was skipped"), "BROADCAST", [TransactionStatus.BROADCAST]),
+        (RpcError(-32007, "Slot was skipped"), "CONFIRMED", []),
         (RpcError(-32004, "Block not available"), "CONFIRMED", []),
         (None, "CONFIRMED", []),
     ],
