@@ -7,7 +7,8 @@ itself tells that a transaction is not going to be mined.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -15,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum import receipts
 from chains.ethereum.bumping import bump
-from chains.ethereum.rpc import Rpc, RpcError, quantity
+from chains.ethereum.recently import Recently
+from chains.ethereum.rpc import Call, Rpc, RpcError, quantity
 from chains.log import Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable
 from chains.signers import Signers
@@ -31,9 +33,11 @@ UNSENT_SECONDS = 2.0
 # geth: "already known"; erigon, nethermind: "AlreadyKnown", "already in pool"; besu: "Known transaction";
 # anvil and OpenEthereum: "transaction already imported".
 _KNOWN: Final = re.compile(r"already ?(known|imported|in\b)|known transaction", re.IGNORECASE)
-_NONCE_TOO_LOW: Final = re.compile(r"nonce too low|nonce is too low|old nonce", re.IGNORECASE)
-
-_NONCE_CONSUMED: Final = "NonceConsumed: a transaction that is not ours has used the nonce, and is final"
+# geth, erigon, anvil: "nonce too low"; nethermind: "OldNonce"; besu: "Nonce below sender account nonce" or
+# "NONCE_TOO_LOW".
+_NONCE_TOO_LOW: Final = re.compile(
+    r"nonce[ _](?:is )?too[ _]low|old ?nonce|nonce (?:is )?below", re.IGNORECASE
+)
 
 
 async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
@@ -44,11 +48,19 @@ async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[s
     await _send(rpc, session, await log.sendable(session, ChainName.ETHEREUM, transaction_ids))
 
 
-async def rebroadcast(rpc: Rpc, settings: EthereumSettings, signers: Signers, session: AsyncSession) -> None:
+async def rebroadcast(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    looked_at: Recently,
+) -> None:
     """Send again what no node is known to have taken, and what is not mined `rebroadcast_after` blocks after
-    it was signed; the same bytes, and a second attempt at a higher fee where the first cannot be mined.
+    it was signed; the same bytes, and a second attempt at a higher fee where the first cannot be mined. What
+    is in quarantine is not sent, but looked at again, and told of, unless it was `looked_at` recently.
 
-    Raises `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
+    Commits what the session holds before anything is sent or looked for; the caller commits the rest. Raises
+    `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
     """
     height = quantity(await rpc.call("eth_blockNumber"))
     late = height - settings.rebroadcast_after
@@ -57,9 +69,12 @@ async def rebroadcast(rpc: Rpc, settings: EthereumSettings, signers: Signers, se
         ids = sorted({one.transaction_id for one in waiting})
         await bump(rpc, settings, signers, session, ids, height)
         waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
-    used = await _send(rpc, session, waiting)
-    if used:
-        await _find(rpc, settings, session, used)
+    suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
+    quarantined = await log.quarantined(session, ChainName.ETHEREUM)
+    suspects.update(id for id in quarantined if id not in looked_at)
+    if suspects:
+        for id in await _find(rpc, settings, session, sorted(suspects)):
+            looked_at.note(id)
 
 
 async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) -> list[Sendable]:
@@ -90,67 +105,91 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
 
 
 async def _find(
-    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, used: Sequence[Sendable]
-) -> None:
+    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, transaction_ids: Sequence[str]
+) -> list[str]:
     """Look for transactions whose nonces are used up: mined and not read yet, mined and overlooked, or
     displaced by a transaction that is not ours.
 
     The follower will read what lies ahead of it; what it overlooked is taken up here. The last kind is never
-    sent under another nonce: it stays in flight until a person has looked.
+    sent under another nonce, nor sent again: it is quarantined until a person has looked, or a later look
+    finds that it was not displaced. Ids of the last kind are returned.
+
+    Commits what the session holds, so that nothing is locked while the node is asked.
     """
-    others = await log.sendable(session, ChainName.ETHEREUM, [one.transaction_id for one in used])
-    hashes = [one.hash for one in others]
-    attempts = {one.hash: one for one in await log.open_attempts(session, ChainName.ETHEREUM, hashes)}
-    final, *answers = await rpc.results(
+    open_attempts = await log.attempts_of(session, ChainName.ETHEREUM, transaction_ids)
+    attempts = [one for one in open_attempts if one.block_number is None]
+    if not attempts:
+        return []
+    async with log.between_transactions(session):
+        looked = await _look(rpc, settings, attempts)
+    numbers = {receipts.block_number(receipt) for _, receipt in looked.mined}
+    # Blocks before transactions, as the follower locks them when it rewinds.
+    held = await log.hold_blocks(session, ChainName.ETHEREUM, sorted(numbers))
+    ids = sorted({one.transaction_id for one in attempts})
+    await log.hold(session, ids)
+    overlooked = await _read_before(session, looked, held)
+    await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
+    displaced = sorted({one.transaction_id for one in looked.displaced})
+    released = await log.release(session, ChainName.ETHEREUM, [id for id in ids if id not in displaced])
+    await log.quarantine(session, ChainName.ETHEREUM, displaced)
+    for id in released:
+        logger.warning("nonce_not_consumed", transactionId=id)
+    return displaced
+
+
+@dataclass(frozen=True, slots=True)
+class _Looked:
+    """What the chain says of attempts: those with a receipt, those whose nonce another transaction has used
+    for good, and the newest block that is final."""
+
+    mined: list[tuple[Attempt, Any]]
+    displaced: list[Attempt]
+    final: int
+
+
+async def _look(rpc: Rpc, settings: EthereumSettings, attempts: Sequence[Attempt]) -> _Looked:
+    """The counts are asked for before the receipts: what had used a nonce for good by then, and is ours, has
+    a receipt by now."""
+    addresses = sorted({one.address for one in attempts})
+    final, *counts = await _in_parts(
+        rpc,
         [
             ("eth_getBlockByNumber", [settings.finality, False]),
-            *(("eth_getTransactionReceipt", [hash]) for hash in attempts),
-        ]
+            *(("eth_getTransactionCount", [address, settings.finality]) for address in addresses),
+        ],
     )
-    mined = [
-        (attempt, receipt)
-        for attempt, receipt in zip(attempts.values(), answers, strict=True)
-        if receipt is not None
+    consumed = {address: quantity(count) for address, count in zip(addresses, counts, strict=True)}
+    answers = await _in_parts(rpc, [("eth_getTransactionReceipt", [one.hash]) for one in attempts])
+    mined = [(one, receipt) for one, receipt in zip(attempts, answers, strict=True) if receipt is not None]
+    found = {one.transaction_id for one, _ in mined}
+    displaced = [
+        one
+        for one in attempts
+        if one.transaction_id not in found and one.nonce is not None and one.nonce < consumed[one.address]
     ]
-    found = {attempt.transaction_id for attempt, _ in mined}
-    missing = [attempt for attempt in attempts.values() if attempt.transaction_id not in found]
-    await _quarantine(rpc, settings, session, missing)
-    overlooked = await _read_before(session, mined, quantity(final["number"]) if final else 0)
-    await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
+    for id, one in {one.transaction_id: one for one in displaced}.items():
+        logger.critical("nonce_consumed", transactionId=id, address=one.address, nonce=one.nonce)
+    return _Looked(mined, displaced, quantity(final.get("number")) if isinstance(final, dict) else 0)
+
+
+async def _in_parts(rpc: Rpc, calls: Sequence[Call]) -> list[Any]:
+    parts = [calls[start : start + _AT_ONCE] for start in range(0, len(calls), _AT_ONCE)]
+    return [answer for part in parts for answer in await rpc.results(part)]
 
 
 async def _read_before(
-    session: AsyncSession, mined: Sequence[tuple[Attempt, Any]], final: int
+    session: AsyncSession, looked: _Looked, held: Mapping[int, str]
 ) -> list[tuple[Attempt, Any]]:
-    """Those of them whose block was read already and is part of the chain.
+    """Those that are mined in a block which was read already and is part of the chain.
 
     A block that is remembered is held, so that a reorganisation which drops it waits for our commit and then
     puts back what we included. One that is forgotten must be final.
     """
-    numbers = {receipts.block_number(receipt) for _, receipt in mined}
-    held = await log.hold_blocks(session, ChainName.ETHEREUM, sorted(numbers))
     oldest = min(await log.blocks(session, ChainName.ETHEREUM), default=0)
     found: list[tuple[Attempt, Any]] = []
-    for attempt, receipt in mined:
+    for attempt, receipt in looked.mined:
         number = receipts.block_number(receipt)
-        if held.get(number) == receipt["blockHash"] or number < min(oldest, final + 1):
+        if held.get(number) == receipt["blockHash"] or number < min(oldest, looked.final + 1):
             logger.error("transaction_overlooked", transactionId=attempt.transaction_id, block=number)
             found.append((attempt, receipt))
     return found
-
-
-async def _quarantine(
-    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, missing: Sequence[Attempt]
-) -> None:
-    """Shout about transactions without a receipt whose nonces were used in final blocks."""
-    addresses = sorted({one.address for one in missing})
-    counts = await rpc.results(
-        [("eth_getTransactionCount", [address, settings.finality]) for address in addresses]
-    )
-    nonces = {address: quantity(count) for address, count in zip(addresses, counts, strict=True)}
-    lost = [one for one in missing if one.nonce is not None and one.nonce < nonces[one.address]]
-    for one in lost:
-        logger.critical(
-            "nonce_consumed", transactionId=one.transaction_id, address=one.address, nonce=one.nonce
-        )
-    await log.mark(session, ChainName.ETHEREUM, [], {one.hash: _NONCE_CONSUMED for one in lost})

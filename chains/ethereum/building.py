@@ -1,4 +1,8 @@
-"""Payouts become signed transactions in the log. Nothing is sent here."""
+"""Payouts become signed transactions in the log. Nothing is sent here.
+
+What the wallet has in the log is read before its balance is read on chain: a transaction that is mined and
+read between the two is then counted twice, never not at all, and a payout that merely seems not to fit waits.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +17,19 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum import calldata
 from chains.ethereum.fees import Fees
+from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Call as RpcCall
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.ethereum.simulation import covered, simulate
 from chains.ethereum.transactions import GAS_CAP, Call, Signed, delegation_code, sign_call, sign_delegation
-from chains.ethereum.wallets import Nonces, WalletState, lock_nonces, read_state, skip_foreign
+from chains.ethereum.wallets import (
+    ForeignNonces,
+    Nonces,
+    WalletState,
+    lock_nonces,
+    read_state,
+    skip_foreign,
+)
 from chains.protocol import (
     Built,
     ChainName,
@@ -70,22 +82,26 @@ async def build(
     org_id: UUID,
     address: str,
     payouts: Sequence[Payout],
+    delegated: Recently,
 ) -> Built:
     """See `Chain.build`. Locks the wallet's nonces until the caller's transaction ends.
 
-    Raises `ChainUnavailable`, of it `InsufficientGas` and `FeesTooHigh`, having written nothing.
+    Raises `ChainUnavailable`, of it `InsufficientGas`, `FeesTooHigh`, `ForeignNonces` and `TokenUnusable`,
+    having signed nothing.
     """
     if not payouts:
         return Built()
-    nonces = await lock_nonces(session, rpc, org_id, address)
+    nonces = await lock_nonces(session, rpc, settings, org_id, address)
     free = await _free(session, settings, address)
     if free <= 0:
         return Built()
-    state = await read_state(rpc, settings, address)
-    skip_foreign(nonces, state)
-    batched = settings.batch_payout is not None and state.delegates_to(settings.batch_payout)
-    most = free * (settings.batch_size if batched else 1)
     spoken_for = await log.unmined_amount(session, ChainName.ETHEREUM, address)
+    state = await read_state(rpc, settings, address)
+    await skip_foreign(rpc, settings, nonces, state)
+    batched = settings.batch_payout is not None and state.delegates_to(settings.batch_payout)
+    if not batched:
+        delegated.forget(address)
+    most = free * (settings.batch_size if batched else 1)
     funded = covered(payouts[:most], state.token_balance, spoken_for)
     tried = await simulate(rpc, settings, address, funded.payable) if funded.payable else funded
     rejected = funded.rejected if tried is funded else funded.rejected + tried.rejected
@@ -109,36 +125,53 @@ async def prepare(
     session: AsyncSession,
     org_id: UUID,
     address: str,
+    delegated: Recently,
 ) -> list[str]:
     """Delegate the account to BatchPayout (EIP-7702) unless it does, or is about to. See `Chain.prepare`.
 
-    With too little ether nothing is done: payments then go one by one. Raises `ChainUnavailable`, of it
-    `WrongDelegate`.
+    With too little ether nothing is done: payments then go one by one. The same while its nonces are
+    uncertain: that is one wallet's trouble, and no reason to leave the next unprepared. Raises
+    `ChainUnavailable`, of it `WrongDelegate`.
     """
-    if settings.batch_payout is None:
+    # Most wallets were delegated long ago: nothing is asked for those, and none is locked to find that out.
+    if settings.batch_payout is None or address in delegated:
         return []
-    # Most wallets were delegated long ago: they are not locked to find that out.
     if octets(await rpc.call("eth_getCode", address, "latest")) == delegation_code(settings.batch_payout):
+        delegated.note(address)
         return []
-    nonces = await lock_nonces(session, rpc, org_id, address)
+    try:
+        return await _delegate(rpc, settings, signers, session, org_id, address, settings.batch_payout)
+    except ForeignNonces as error:
+        logger.warning("not_delegated", address=address, error=str(error))
+        return []
+
+
+async def _delegate(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    org_id: UUID,
+    address: str,
+    delegate: str,
+) -> list[str]:
+    nonces = await lock_nonces(session, rpc, settings, org_id, address)
     if await log.awaits(session, ChainName.ETHEREUM, address, TransactionKind.DELEGATION):
         return []
     if await _free(session, settings, address) <= 0:
         return []
     state = await read_state(rpc, settings, address)
-    if state.delegates_to(settings.batch_payout):
+    if state.delegates_to(delegate):
         return []
-    if octets(await rpc.call("eth_getCode", settings.batch_payout, "latest")) != calldata.batch_runtime():
-        raise WrongDelegate(f"the code at {settings.batch_payout} is not that of BatchPayout")
-    skip_foreign(nonces, state)
+    if octets(await rpc.call("eth_getCode", delegate, "latest")) != calldata.batch_runtime():
+        raise WrongDelegate(f"the code at {delegate} is not that of BatchPayout")
+    await skip_foreign(rpc, settings, nonces, state)
     if _DELEGATION_GAS * state.fees.max_fee > state.native_balance:
         logger.warning("no_gas_to_delegate", address=address, balance=state.native_balance)
         return []
     signer = await signers.signer(address)
     nonce = nonces.take(2)
-    signature = await sign_delegation(
-        signer, settings.chain_id, state.fees, nonce, settings.batch_payout, _DELEGATION_GAS
-    )
+    signature = await sign_delegation(signer, settings.chain_id, state.fees, nonce, delegate, _DELEGATION_GAS)
     planned = SignedTransaction(
         new_id("ctx"), TransactionKind.DELEGATION, (), signature.raw, signature.hash, nonce
     )

@@ -12,6 +12,7 @@ from eth_utils.crypto import keccak
 
 import contracts
 from chains.ethereum.rpc import octets
+from chains.log import clean
 from chains.protocol import ChainUnavailable, Payout
 
 # What a payment of a batch can carry: 12 bytes of amount (BatchPayout.sol).
@@ -83,12 +84,12 @@ def failed_payments(answer: Any, count: int) -> list[int]:
 
 
 def reason(data: bytes) -> str:
-    """What a reverted call says of itself, fit for a person."""
+    """What a reverted call says of itself, fit for a person, the logs and the database."""
     try:
         if data[:4] == _ERROR:
-            return str(decode(["string"], data[4:])[0])
+            return clean(str(decode(["string"], data[4:])[0]))
         if data[:4] == _PANIC:
             return f"panic {decode(['uint256'], data[4:])[0]:#x}"
     except (DecodingError, UnicodeDecodeError):
         pass
-    return f"the token refused with 0x{data.hex()}" if data else "the token refused without a reason"
+    return clean(f"the token refused with 0x{data.hex()}") if data else "the token refused without a reason"

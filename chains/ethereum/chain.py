@@ -10,12 +10,18 @@ from eth_utils.address import to_checksum_address
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.ethereum import addresses, broadcasting, building, calldata, following
+from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Rpc, quantity
 from chains.ethereum.wallets import token_amount
 from chains.protocol import Built, ChainName, ChainUnavailable, Head, Payout, Progress
 from chains.signers import Signers
 from core.money import ETH, Currency
 from core.settings import EthereumSettings
+
+# Only the account itself can take its delegation back, and every build looks again.
+_DELEGATED_SECONDS: Final = 300.0
+# How often a transaction in quarantine is looked at again, and told of.
+_QUARANTINED_SECONDS: Final = 60.0
 
 
 class Ethereum:
@@ -33,6 +39,8 @@ class Ethereum:
         self._settings = settings.model_copy(update=contracts)
         self._signers = signers
         self._rpc = Rpc(settings.rpc_url, settings.rpc_timeout)
+        self._delegated = Recently(_DELEGATED_SECONDS)
+        self._looked_at = Recently(_QUARANTINED_SECONDS)
 
     def address(self, text: str) -> str:
         return addresses.canonical(text, self._unpayable)
@@ -56,20 +64,22 @@ class Ethereum:
         self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
     ) -> Built:
         return await building.build(
-            self._rpc, self._settings, self._signers, session, org_id, address, payouts
+            self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._delegated
         )
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await broadcasting.broadcast(self._rpc, session, transaction_ids)
 
     async def rebroadcast(self, session: AsyncSession) -> None:
-        await broadcasting.rebroadcast(self._rpc, self._settings, self._signers, session)
+        await broadcasting.rebroadcast(self._rpc, self._settings, self._signers, session, self._looked_at)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return await following.follow(self._rpc, self._settings, session)
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
-        return await building.prepare(self._rpc, self._settings, self._signers, session, org_id, address)
+        return await building.prepare(
+            self._rpc, self._settings, self._signers, session, org_id, address, self._delegated
+        )
 
     async def close(self) -> None:
         await self._rpc.close()

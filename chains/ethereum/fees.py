@@ -48,14 +48,16 @@ def offer(history: Any, settings: EthereumSettings) -> Fees:
 
     max fee = 2 * base fee of the next block + tip, at most `max_fee_wei`: it holds through six full blocks,
     each of which raises the base fee by an eighth. The tip is what the median transaction of the last blocks
-    gave, and no less than `priority_fee_wei`. Raises `FeesTooHigh`, or `ChainUnavailable`.
+    gave, but not above `max_priority_fee_wei`, whatever the node tells, and not below `priority_fee_wei`.
+    Raises `FeesTooHigh`, or `ChainUnavailable`.
     """
     base = next_base_fee(history)
     try:
         rewards = [quantity(block[0]) for block in history.get("reward") or ()]
     except (KeyError, IndexError, TypeError, AttributeError):
         raise ChainUnavailable("the node's fee history cannot be read") from None
-    tip = max(settings.priority_fee_wei, median_low(rewards) if rewards else 0)
+    usual = median_low(rewards) if rewards else 0
+    tip = max(settings.priority_fee_wei, min(usual, settings.max_priority_fee_wei))
     if base >= settings.max_fee_wei:
         raise FeesTooHigh(f"the base fee of {base} wei is not below the cap of {settings.max_fee_wei} wei")
     max_fee = min(2 * base + tip, settings.max_fee_wei)

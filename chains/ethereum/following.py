@@ -3,6 +3,7 @@
 A block costs the node two calls, one when it holds nothing of ours, however many of our transactions wait.
 Positions, marks and what is told of them belong to one transaction of the caller. It must be READ COMMITTED:
 a snapshot older than a block would not hold the transactions that were stored just before it was mined.
+Everything is asked of the node before anything is locked; then blocks are locked before transactions.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import receipts
-from chains.ethereum.rpc import Call, Rpc, quantity
+from chains.ethereum.rpc import Call, Rpc, digest, quantity
 from chains.log import Attempt, Mined
 from chains.protocol import ChainName, ChainUnavailable, Progress
 from core.logs import get_logger
@@ -50,19 +51,22 @@ async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) ->
     latest, final, *last = [_block(header) for header in headers]
     if latest is None or final is None:
         raise ChainUnavailable("the node has no newest block, or none that is final")
-    progress: list[Progress] = []
     if not seen:
         oldest = await log.oldest_height(session, ChainName.ETHEREUM)
         first = latest.number if oldest is None else min(oldest, latest.number)
     else:
         first = await _fork(rpc, seen, last[0], latest, final) + 1
-        if first <= max(seen):
-            progress += await _rewind(session, seen, first - 1, final)
-            seen = {number: hash for number, hash in seen.items() if number < first}
     read = await _read(rpc, seen.get(first - 1), first, min(latest.number, first + _BLOCKS_AT_ONCE - 1))
-    await log.include(session, ChainName.ETHEREUM, await _ours(rpc, session, read))
-    await log.add_blocks(session, ChainName.ETHEREUM, {block.number: block.hash for block in read})
-    seen |= {block.number: block.hash for block in read}
+    ours = await _ours(rpc, session, read)
+    numbers = {block.number: block.hash for block in read}
+    progress: list[Progress] = []
+    if seen and first <= max(seen):
+        progress += await _rewind(session, seen, first - 1, final, numbers)
+        seen = {number: hash for number, hash in seen.items() if number < first}
+    else:
+        await log.add_blocks(session, ChainName.ETHEREUM, numbers)
+    await log.include(session, ChainName.ETHEREUM, ours)
+    seen |= numbers
     if seen:
         progress += await _move_on(session, settings, seen, final)
     return progress
@@ -100,8 +104,10 @@ async def _fork(rpc: Rpc, seen: dict[int, str], last: Block | None, latest: Bloc
     return min(final.number, min(seen)) - 1
 
 
-async def _rewind(session: AsyncSession, seen: dict[int, str], fork: int, final: Block) -> list[Progress]:
-    """Take back what the blocks above `fork` did.
+async def _rewind(
+    session: AsyncSession, seen: dict[int, str], fork: int, final: Block, instead: dict[int, str]
+) -> list[Progress]:
+    """Take back what the blocks above `fork` did; `instead` are those that were read in their place.
 
     The blocks go first: whoever includes a transaction in one of them holds it, and is waited for here, so
     that what it included is put back as well.
@@ -109,6 +115,7 @@ async def _rewind(session: AsyncSession, seen: dict[int, str], fork: int, final:
     tell = logger.warning if fork >= min(seen) else logger.critical
     tell("chain_reorganised", fork=fork, position=max(seen), final=final.number)
     await log.drop_blocks(session, ChainName.ETHEREUM, above=fork)
+    await log.add_blocks(session, ChainName.ETHEREUM, instead)
     return await log.put_back(session, ChainName.ETHEREUM, above=fork)
 
 
@@ -160,7 +167,10 @@ def _block(answer: Any) -> Block | None:
         return None
     try:
         return Block(
-            quantity(answer["number"]), answer["hash"], answer["parentHash"], tuple(answer["transactions"])
+            quantity(answer["number"]),
+            digest(answer["hash"]),
+            digest(answer["parentHash"]),
+            tuple(digest(hash) for hash in answer["transactions"]),
         )
     except (KeyError, TypeError):
         raise ChainUnavailable("the node's block cannot be read") from None

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import calldata
-from chains.ethereum.rpc import octets, quantity
+from chains.ethereum.rpc import digest, octets, quantity
 from chains.log import Attempt, Mined
 from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind
 
@@ -35,7 +35,8 @@ def block_number(receipt: Any) -> int:
 
 
 def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
-    assert receipt["transactionHash"] == attempt.hash, "a receipt belongs to its transaction"
+    if receipt["transactionHash"] != attempt.hash:
+        raise ChainUnavailable("the node's receipt is of another transaction")
     succeeded = quantity(receipt["status"]) == _SUCCEEDED
     if attempt.kind is TransactionKind.BATCH:
         errors = _batch_errors(attempt, receipt, len(payouts)) if succeeded else None
@@ -48,7 +49,7 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
         transaction_id=attempt.transaction_id,
         hash=attempt.hash,
         block_number=quantity(receipt["blockNumber"]),
-        block_hash=receipt["blockHash"],
+        block_hash=digest(receipt["blockHash"]),
         succeeded=succeeded,
         fee=quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"]),
         results=tuple(

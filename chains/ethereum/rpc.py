@@ -7,6 +7,8 @@ often a credential.
 
 from __future__ import annotations
 
+import asyncio
+import re
 from collections.abc import Sequence
 from itertools import count
 from typing import Any, Final
@@ -14,21 +16,26 @@ from typing import Any, Final
 import httpx
 import msgspec
 
+from chains.log import clean
 from chains.protocol import ChainUnavailable
 
 _CONNECTIONS: Final = 20
 _HEADERS: Final = {"content-type": "application/json"}
+# A full block's receipts are a few megabytes; fifty blocks of hashes are fewer.
+MAX_ANSWER_BYTES: Final = 64 * 1024 * 1024
+_DIGEST: Final = re.compile(r"0x[0-9a-fA-F]{64}", re.ASCII)
 
 Call = tuple[str, Sequence[Any]]
 
 
 class RpcError(ChainUnavailable):
-    """The node answered with a JSON-RPC error (https://www.jsonrpc.org/specification#error_object)."""
+    """The node answered with a JSON-RPC error (https://www.jsonrpc.org/specification#error_object). Its words
+    are fit to be stored and logged."""
 
     def __init__(self, code: int, message: str, data: Any = None) -> None:
-        super().__init__(f"{message} ({code})")
         self.code = code
-        self.message = message
+        self.message = clean(message)
+        super().__init__(f"{self.message} ({code})")
         self.data = data
 
 
@@ -48,10 +55,12 @@ _decoder: Final = msgspec.json.Decoder(_Answer | list[_Answer])
 
 
 class Rpc:
-    """One node. A client belongs to the event loop that first used it. `timeout` is in seconds."""
+    """One node. A client belongs to the event loop that first used it. `timeout` is in seconds, and for the
+    whole of a request with its answer: a node that sends a byte now and then holds up nobody."""
 
     def __init__(self, url: str, timeout: float) -> None:
         self._url = url
+        self._timeout = timeout
         self._ids = count(1)
         self._client = httpx.AsyncClient(
             timeout=timeout, limits=httpx.Limits(max_connections=_CONNECTIONS), headers=_HEADERS
@@ -98,19 +107,28 @@ class Rpc:
 
     async def _post(self, body: Any) -> list[_Answer]:
         try:
-            response = await self._client.post(self._url, content=msgspec.json.encode(body))
-        except httpx.HTTPError as error:
+            async with asyncio.timeout(self._timeout):
+                status, content = await self._exchange(msgspec.json.encode(body))
+        except (httpx.HTTPError, TimeoutError) as error:
             raise ChainUnavailable(f"the node did not answer ({type(error).__name__})") from None
         try:
-            decoded = _decoder.decode(response.content)
+            decoded = _decoder.decode(content)
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise ChainUnavailable(
-                f"the node's answer is no JSON-RPC (HTTP {response.status_code})"
-            ) from None
+            raise ChainUnavailable(f"the node's answer is no JSON-RPC (HTTP {status})") from None
         answers = decoded if isinstance(decoded, list) else [decoded]
-        if response.status_code != httpx.codes.OK and not any(answer.error for answer in answers):
-            raise ChainUnavailable(f"the node answered HTTP {response.status_code}")
+        if status != httpx.codes.OK and not any(answer.error for answer in answers):
+            raise ChainUnavailable(f"the node answered HTTP {status}")
         return answers
+
+    async def _exchange(self, body: bytes) -> tuple[int, bytes]:
+        """Status and content of the answer, which is read no further than `MAX_ANSWER_BYTES`."""
+        content = bytearray()
+        async with self._client.stream("POST", self._url, content=body) as response:
+            async for part in response.aiter_bytes():
+                content += part
+                if len(content) > MAX_ANSWER_BYTES:
+                    raise ChainUnavailable("the node's answer is too long")
+        return response.status_code, bytes(content)
 
 
 def _value(answer: _Answer, method: str) -> Any:
@@ -139,3 +157,10 @@ def octets(value: Any) -> bytes:
         return bytes.fromhex(value[2:])
     except ValueError:
         raise ChainUnavailable("the node answered with something else than data") from None
+
+
+def digest(value: Any) -> str:
+    """A hash of 32 bytes as the execution API spells it. Raises `ChainUnavailable` for anything else."""
+    if not isinstance(value, str) or not _DIGEST.fullmatch(value):
+        raise ChainUnavailable("the node answered with something else than a hash")
+    return value

@@ -10,13 +10,23 @@ from chains.ethereum import calldata
 from chains.ethereum.rpc import Call, Rpc, RpcError, octets
 from chains.ethereum.wallets import token_amount
 from chains.protocol import ChainUnavailable, Payout, Rejection
+from core.logs import get_logger
 from core.settings import EthereumSettings
+
+logger = get_logger(__name__)
 
 # Nodes give an eth_call no more than 50 million gas by default (geth's --rpc.gascap); a payment takes 41,000
 # at its coldest.
 _AT_ONCE: Final = 1000
 # The JSON-RPC error of a call that was reverted; older nodes have the general -32000 and only the text.
 _REVERTED: Final = 3
+# What USDC says to everybody while it is paused.
+_PAUSED: Final = "Pausable: paused"
+
+
+class TokenUnusable(ChainUnavailable):
+    """The token refuses whatever the wallet pays: it is paused, or the wallet is blacklisted. That says
+    nothing of any payout, so all of them wait."""
 
 
 @dataclass(slots=True)
@@ -48,8 +58,9 @@ async def simulate(rpc: Rpc, settings: EthereumSettings, address: str, payouts: 
     """Let `BatchPayout.pay` run on the account itself with all payouts, by eth_call, as if it delegated.
 
     `payouts` are covered by the balance. Those that fail there are tried once more on their own: one that
-    fails again is rejected with the token's reason, one that does not is left for later.
-    Raises `ChainUnavailable`.
+    fails again is rejected with the token's reason, one that does not is left for later. Nothing is rejected
+    if the wallet could not even pay itself, before or after. Raises `ChainUnavailable`, of it
+    `TokenUnusable`.
     """
     parts = [payouts[start : start + _AT_ONCE] for start in range(0, len(payouts), _AT_ONCE)]
     answers = await rpc.results([_pay(settings, address, part) for part in parts])
@@ -62,15 +73,20 @@ async def simulate(rpc: Rpc, settings: EthereumSettings, address: str, payouts: 
         return Sorted(payable=list(payouts))
     apart = {id(payout) for payout in doubtful}
     found = Sorted(payable=[payout for payout in payouts if id(payout) not in apart])
-    balance_of = {"to": settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
-    balance, *answers = await rpc.batch(
-        [("eth_call", [balance_of, "latest"]), *(_transfer(settings, address, one) for one in doubtful)]
+    probe = _transfer(settings, address, Payout("probe", address, 1))
+    _available(address, *await rpc.batch([_balance(settings, address), probe]))
+    *answers, balance, probed = await rpc.batch(
+        [
+            *(_transfer(settings, address, one) for one in doubtful),
+            _balance(settings, address),
+            probe,
+        ]
     )
-    if isinstance(balance, RpcError):
-        raise balance
-    available = token_amount(balance)
-    for payout, answer in zip(doubtful, answers, strict=True):
-        reason = _refusal(answer)
+    reasons = [_refusal(answer) for answer in answers]
+    available = _available(address, balance, probed)
+    if _PAUSED in reasons:
+        raise _unusable(address, _PAUSED)
+    for payout, reason in zip(doubtful, reasons, strict=True):
         if reason is None:
             continue
         found.rejected.append(
@@ -79,6 +95,27 @@ async def simulate(rpc: Rpc, settings: EthereumSettings, address: str, payouts: 
             else Rejection(payout.reference, "TransferReverted", reason)
         )
     return found
+
+
+def _available(address: str, balance: Any, probed: Any) -> int:
+    """The wallet's balance, of which it was tried to pay a unit to the wallet itself."""
+    if isinstance(balance, RpcError):
+        raise balance
+    available = token_amount(balance)
+    reason = _refusal(probed)
+    if reason is not None and available > 0:
+        raise _unusable(address, reason)
+    return available
+
+
+def _unusable(address: str, reason: str) -> TokenUnusable:
+    logger.error("token_unusable", address=address, reason=reason)
+    return TokenUnusable(f"the token refuses whatever {address} pays: {reason}")
+
+
+def _balance(settings: EthereumSettings, address: str) -> Call:
+    data = calldata.balance_of(address)
+    return "eth_call", [{"to": settings.usdc, "data": "0x" + data.hex()}, "latest"]
 
 
 def _pay(settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> Call:

@@ -56,17 +56,44 @@ class Nonces:
         )
 
 
-async def lock_nonces(session: AsyncSession, rpc: Rpc, org_id: UUID, address: str) -> Nonces:
-    """Lock the address until the caller's transaction ends. On first use its nonces go on where the node
-    says they are, transactions that are still waiting included, lest ours replace one of them."""
+class ForeignNonces(ChainUnavailable):
+    """The key was used elsewhere, or a node says so, and it is not yet certain where its nonces go on."""
+
+
+async def lock_nonces(
+    session: AsyncSession, rpc: Rpc, settings: EthereumSettings, org_id: UUID, address: str
+) -> Nonces:
+    """Lock the address until the caller's transaction ends. On first use its nonces go on where the chain
+    says they are. Raises `ChainUnavailable`, of it `ForeignNonces`."""
     key = {"chain": ChainName.ETHEREUM.value, "address": address}
     row = (await session.execute(_LOCK, key)).one_or_none()
     if row is None:
-        nonce = quantity(await rpc.call("eth_getTransactionCount", address, "pending"))
+        nonce = await _settled_nonce(rpc, settings, address)
         await session.execute(_CREATE, key | {"org_id": str(org_id), "nonce": nonce})
         row = (await session.execute(_LOCK, key)).one()
     assert UUID(str(row.org_id)) == org_id, "an address belongs to one organisation"
     return Nonces(address, row.next_nonce)
+
+
+async def _settled_nonce(rpc: Rpc, settings: EthereumSettings, address: str) -> int:
+    """The number of the address's transactions, none of which may still change. Raises `ForeignNonces`.
+
+    A count is not believed at once: one that is too high for a moment would leave a gap before all that we
+    sign from then on. What still waits, or could be reorganised away, is waited for.
+    """
+    latest, pending, final = (
+        quantity(answer)
+        for answer in await rpc.results(
+            [("eth_getTransactionCount", [address, tag]) for tag in ("latest", "pending", settings.finality)]
+        )
+    )
+    if pending != latest:
+        raise ForeignNonces(f"foreign transactions are pending: {address} has {latest}, with them {pending}")
+    if final != latest:
+        raise ForeignNonces(
+            f"foreign transactions are not final: {address} has {latest}, of it {final} final"
+        )
+    return latest
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,11 +145,16 @@ def token_amount(answer: object) -> int:
     return int.from_bytes(data)
 
 
-def skip_foreign(nonces: Nonces, state: WalletState) -> None:
+async def skip_foreign(rpc: Rpc, settings: EthereumSettings, nonces: Nonces, state: WalletState) -> None:
     """Move past nonces that the chain has seen and that we never gave out: the key was used elsewhere.
 
-    Only ever upwards, so that no nonce of ours comes up a second time.
+    Only ever upwards, so that no nonce of ours comes up a second time, and only when all of it is final.
+    Raises `ForeignNonces` until then.
     """
-    if state.nonce > nonces.next:
-        logger.error("foreign_nonces", address=nonces.address, expected=nonces.next, found=state.nonce)
-        nonces.next = state.nonce
+    if state.nonce <= nonces.next:
+        return
+    settled = await _settled_nonce(rpc, settings, nonces.address)
+    if settled != state.nonce:
+        raise ForeignNonces(f"the node has {state.nonce}, then {settled} transactions of {nonces.address}")
+    logger.error("foreign_nonces", address=nonces.address, expected=nonces.next, found=settled)
+    nonces.next = settled

@@ -2,15 +2,17 @@
 
 Both chains write it through these functions. Everything runs in the caller's transaction and commits nothing
 but where it says so. Each statement locks the transactions it touches in id order, so that a broadcaster and
-a follower wait for one another in turn, and every step names the states it may start from: taken twice, it
-changes nothing the second time.
+a follower wait for one another in turn; whoever locks blocks as well does so before. Every step names the
+states it may start from: taken twice, it changes nothing the second time.
 """
 
 from chains.log.moving import Mined, confirm, expire, finalize, hold, include, put_back
 from chains.log.position import BLOCKS_KEPT, add_blocks, blocks, drop_blocks, hold_blocks
+from chains.log.quarantine import quarantine, quarantined, release
 from chains.log.reading import (
     Attempt,
     Sendable,
+    attempts_of,
     awaits,
     in_flight,
     oldest_height,
@@ -31,6 +33,7 @@ __all__ = [
     "Sendable",
     "add_attempts",
     "add_blocks",
+    "attempts_of",
     "awaits",
     "between_transactions",
     "blocks",
@@ -48,7 +51,10 @@ __all__ = [
     "open_attempts",
     "payouts",
     "put_back",
+    "quarantine",
+    "quarantined",
     "record",
+    "release",
     "sendable",
     "unmined",
     "unmined_amount",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -11,6 +11,7 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chains.log.quarantine import NOT_QUARANTINED
 from chains.protocol import (
     ChainName,
     Payout,
@@ -63,6 +64,10 @@ _OPEN_BY_HASH: Final = text(
     f"{_OPEN_ATTEMPTS} AND attempt.chain = :chain AND attempt.hash = ANY(CAST(:hashes AS text[])) "
     "ORDER BY transaction.id"
 )
+_OPEN_BY_TRANSACTION: Final = text(
+    f"{_OPEN_ATTEMPTS} AND transaction.id = ANY(CAST(:ids AS text[])) "
+    "ORDER BY transaction.id, attempt.created_at, attempt.hash"
+)
 
 
 async def open_attempts(
@@ -72,9 +77,20 @@ async def open_attempts(
     if hashes is not None and not hashes:
         return []
     if hashes is None:
-        rows = await session.execute(_ALL_OPEN, {"chain": chain.value})
-    else:
-        rows = await session.execute(_OPEN_BY_HASH, {"chain": chain.value, "hashes": list(hashes)})
+        return _attempts(await session.execute(_ALL_OPEN, {"chain": chain.value}))
+    given = {"chain": chain.value, "hashes": list(hashes)}
+    return _attempts(await session.execute(_OPEN_BY_HASH, given))
+
+
+async def attempts_of(
+    session: AsyncSession, chain: ChainName, transaction_ids: Sequence[str]
+) -> list[Attempt]:
+    """All attempts of those of the transactions that are not final."""
+    given = {"chain": chain.value, "ids": list(transaction_ids)}
+    return _attempts(await session.execute(_OPEN_BY_TRANSACTION, given))
+
+
+def _attempts(rows: Iterable[Any]) -> list[Attempt]:
     return [
         Attempt(
             hash,
@@ -108,18 +124,20 @@ _SENDABLE: Final = """
             AND transaction.block_number IS NULL
 """
 _SENDABLE_BY_ID: Final = text(
-    f"{_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[]))) AS sendable ORDER BY address, place"
+    f"{_SENDABLE} AND {NOT_QUARANTINED} AND transaction.id = ANY(CAST(:ids AS text[]))) AS sendable "
+    "ORDER BY address, place"
 )
 # A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"{_SENDABLE} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
+    f"{_SENDABLE} AND {NOT_QUARANTINED} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
     "AND attempt.created_at <= now() - CAST(:unsent AS float8) * interval '1 second')) AS sendable "
     "WHERE place <= :most ORDER BY address, place"
 ).bindparams(bindparam("height", type_=BigInteger))
 
 
 async def sendable(session: AsyncSession, chain: ChainName, transaction_ids: Sequence[str]) -> list[Sendable]:
-    """The stored bytes of those of `transaction_ids` that are not mined, in the order of their nonces."""
+    """The stored bytes of those of `transaction_ids` that are not mined, and not in quarantine, in the order
+    of their nonces."""
     if not transaction_ids:
         return []
     rows = await session.execute(_SENDABLE_BY_ID, {"chain": chain.value, "ids": list(transaction_ids)})
@@ -131,7 +149,7 @@ async def unmined(
 ) -> list[Sendable]:
     """Bytes that no node is known to have taken `unsent` seconds after they were stored, or that were signed
     at `height` or below and are still not mined; in the order of their nonces, at most `most` of each
-    address."""
+    address. What is in quarantine is not sent again."""
     given = {"chain": chain.value, "height": height, "unsent": unsent, "most": most}
     rows = await session.execute(_UNMINED, given)
     return [_sendable(row) for row in rows]
@@ -159,50 +177,46 @@ async def payouts(session: AsyncSession, transaction_ids: Sequence[str]) -> dict
     return found
 
 
-_IN_FLIGHT: Final = text(
-    """
-    SELECT address, count(*) FROM chain_transaction
+_UNCONFIRMED: Final = """
+    SELECT address, count(*) FROM chain_transaction AS transaction
     WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[])) AND status IN ('SIGNED', 'BROADCAST')
-    GROUP BY address
-    """
-)
+"""
+_IN_FLIGHT: Final = text(f"{_UNCONFIRMED} AND {NOT_QUARANTINED} GROUP BY address")
 
 
 async def in_flight(session: AsyncSession, chain: ChainName, addresses: Sequence[str]) -> dict[str, int]:
-    """How many transactions of each address are signed and not confirmed."""
+    """How many transactions of each address are signed, not confirmed, and may still be."""
     rows = await session.execute(_IN_FLIGHT, {"chain": chain.value, "addresses": list(addresses)})
     return dict.fromkeys(addresses, 0) | {row[0]: row[1] for row in rows}
 
 
-_UNCONFIRMED_OF_KIND: Final = text(
-    """
+_OF_KIND: Final = """
     SELECT EXISTS (
-        SELECT FROM chain_transaction
+        SELECT FROM chain_transaction AS transaction
         WHERE chain = :chain AND address = :address AND kind = :kind AND status IN ('SIGNED', 'BROADCAST')
-    )
-    """
-)
+"""
+_UNCONFIRMED_OF_KIND: Final = text(f"{_OF_KIND} AND {NOT_QUARANTINED})")
 
 
 async def awaits(session: AsyncSession, chain: ChainName, address: str, kind: TransactionKind) -> bool:
-    """Whether the address has a transaction of this kind that is signed and not confirmed."""
+    """Whether the address has a transaction of this kind that is signed and not confirmed, and may be."""
     given = {"chain": chain.value, "address": address, "kind": kind.value}
     return bool((await session.execute(_UNCONFIRMED_OF_KIND, given)).scalar_one())
 
 
-_UNMINED_AMOUNT: Final = text(
-    """
+_AMOUNT: Final = """
     SELECT coalesce(sum(payout.amount), 0)
     FROM chain_transaction AS transaction
         JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
     WHERE transaction.chain = :chain AND transaction.address = :address
         AND transaction.status IN ('SIGNED', 'BROADCAST') AND transaction.block_number IS NULL
-    """
-)
+"""
+_UNMINED_AMOUNT: Final = text(f"{_AMOUNT} AND {NOT_QUARANTINED}")
 
 
 async def unmined_amount(session: AsyncSession, chain: ChainName, address: str) -> int:
-    """What the signed and not yet mined transactions of an address pay out, in the token's smallest unit."""
+    """What the signed and not yet mined transactions of an address are going to pay out, in the token's
+    smallest unit."""
     return int(
         (await session.execute(_UNMINED_AMOUNT, {"chain": chain.value, "address": address})).scalar_one()
     )

@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 from eth_account import Account
+from eth_utils.crypto import keccak
 from sqlalchemy import text
 
-from chains.ethereum import Ethereum
+from chains.ethereum import Ethereum, building
 from chains.ethereum.building import InsufficientGas
 from chains.ethereum.fees import FeesTooHigh
+from chains.ethereum.rpc import Call, Rpc
+from chains.ethereum.simulation import Sorted, TokenUnusable
+from chains.ethereum.wallets import WalletState
 from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
 from chains.signers.keystore import Secp256k1Signer
+from core.settings import EthereumSettings
 from sandbox import anvil
 from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, payouts, recipient, settings_for
 
@@ -351,3 +359,96 @@ async def test_no_more_is_offered_than_the_cap(wallet: Wallet) -> None:
     assert await wallet.rows("SELECT count(*) FROM chain_attempt") == [(1,)]
     await wallet.rpc("anvil_setNextBlockBaseFeePerGas", hex(10**9))
     await wallet.mine()
+
+
+@asynccontextmanager
+async def paused(wallet: Wallet) -> AsyncIterator[None]:
+    await wallet.contracts._send([keccak(b"pause()")[:4]])
+    try:
+        yield
+    finally:
+        await wallet.contracts._send([keccak(b"unpause()")[:4]])
+
+
+@asynccontextmanager
+async def blacklisted(wallet: Wallet) -> AsyncIterator[None]:
+    await wallet.contracts.blacklist(wallet.address)
+    try:
+        yield
+    finally:
+        await wallet.contracts.unblacklist(wallet.address)
+
+
+@pytest.mark.parametrize(
+    ("trouble", "reason"), [(paused, "Pausable: paused"), (blacklisted, "is blacklisted")]
+)
+@pytest.mark.parametrize("delegated", [False, True])
+async def test_a_token_that_refuses_the_wallet_fails_no_payment(
+    wallet: Wallet, trouble: Any, reason: str, delegated: bool
+) -> None:
+    if delegated:
+        await wallet.delegate()
+    wanted = payouts(3)
+    async with trouble(wallet):
+        with pytest.raises(TokenUnusable, match=reason):
+            await wallet.store(wanted)
+        assert await wallet.rows("SELECT count(*) FROM chain_payout") == [(0,)]
+    built = await wallet.store(wanted)
+    assert [payout.reference for one in built.transactions for payout in one.payouts] == [
+        "pi_0",
+        "pi_1",
+        "pi_2",
+    ]
+
+
+async def test_recipients_that_are_all_refused_are_rejected(wallet: Wallet) -> None:
+    wanted = payouts(2)
+    for payout in wanted:
+        await wallet.contracts.blacklist(payout.to)
+    built = await wallet.store(wanted)
+    assert [one.code for one in built.rejected] == ["TransferReverted"] * 2
+
+
+async def test_what_is_mined_while_a_payment_is_built_is_not_spent_a_second_time(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The balance comes from before the block, which our log has been told of when it is asked."""
+    await wallet.pay(payouts(1, 600 * USDC))
+    read_state = building.read_state
+
+    async def mined_meanwhile(rpc: Rpc, settings: EthereumSettings, address: str) -> WalletState:
+        state = await read_state(rpc, settings, address)
+        await wallet.mine()
+        await wallet.follow()
+        return state
+
+    async def lagging(*args: Any) -> Sorted:
+        return Sorted(payable=list(args[-1]))
+
+    monkeypatch.setattr(building, "read_state", mined_meanwhile)
+    monkeypatch.setattr(building, "simulate", lagging)
+    built = await wallet.store(payouts(1, 500 * USDC))
+    assert (built.transactions, built.rejected) == ([], [])
+
+
+async def test_nothing_is_asked_for_a_wallet_that_is_known_to_be_delegated(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+    batch = wallet.chain._rpc.batch
+
+    async def recording(calls: Sequence[Call]) -> list[Any]:
+        asked.extend(method for method, _ in calls)
+        return await batch(calls)
+
+    monkeypatch.setattr(wallet.chain._rpc, "batch", recording)
+    await wallet.delegate()
+    assert await wallet.prepare() == []
+    asked.clear()
+    assert await wallet.prepare() == []
+    assert asked == []
+
+    await wallet.rpc("anvil_setCode", wallet.address, "0x")
+    built = await wallet.store(payouts(2))
+    assert [one.kind for one in built.transactions] == [TransactionKind.TRANSFER] * 2
+    assert len(await wallet.prepare()) == 1

@@ -5,7 +5,9 @@ from __future__ import annotations
 import secrets
 
 import pytest
+from eth_abi.abi import encode
 from eth_account import Account
+from eth_utils.crypto import keccak
 
 from chains.ethereum import calldata
 from chains.ethereum.fees import Fees, FeesTooHigh, offer
@@ -101,3 +103,18 @@ def test_the_fee_is_twice_the_base_fee_and_the_tip_and_capped() -> None:
         offer({"baseFeePerGas": ["0x3e8"]}, SETTINGS)
     with pytest.raises(ChainUnavailable):
         offer({}, SETTINGS)
+
+
+def test_the_tip_is_what_others_give_within_bounds_of_its_own() -> None:
+    settings = SETTINGS.model_copy(update={"max_priority_fee_wei": 20})
+    tips = [
+        offer({"baseFeePerGas": ["0x64"], "reward": [[hex(tip)]]}, settings).tip for tip in (1, 12, 20, 400)
+    ]
+    assert tips == [7, 12, 20, 20]
+
+
+def test_the_reason_of_a_refusal_is_fit_to_be_stored() -> None:
+    text = b"no\x00\n\x1b" + b"o" * 2_000
+    data = keccak(b"Error(string)")[:4] + encode(["string"], [text.decode()])
+    assert calldata.reason(data).startswith("no oo")
+    assert len(calldata.reason(data)) == len(calldata.reason(bytes([1]) * 4_000)) == 500
