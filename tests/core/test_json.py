@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.json import canonical, decode, decode_foreign, encode
+from core.money import ETH, SOL, USD, USDC, Currency, to_decimal
 
 decimals = st.decimals(allow_nan=False, allow_infinity=False)
 values = st.recursive(
@@ -42,6 +43,31 @@ def test_a_number_that_a_binary_float_cannot_hold_is_a_plain_number_token() -> N
     amount = Decimal("12345678901234567890.123456")
     assert encode({"amount": amount}) == b'{"amount":12345678901234567890.123456}'
     assert decode_foreign(b'{"amount":12345678901234567890.123456}') == {"amount": amount}
+
+
+@pytest.mark.parametrize("currency", [USDC, ETH, SOL, USD])
+@pytest.mark.parametrize("units", [0, 1, -1])
+def test_the_smallest_amounts_are_written_without_an_exponent(currency: Currency, units: int) -> None:
+    sign, last = "-" if units < 0 else "", str(abs(units))
+    token = f"{sign}0.{last.zfill(currency.places)}".encode()
+    amount = to_decimal(units, currency)
+    assert encode({"data": [{"amount": amount, "note": "E-1"}]}) == (
+        b'{"data":[{"amount":' + token + b',"note":"E-1"}]}'
+    )
+
+
+def test_a_number_is_spelt_out_unless_it_is_no_amount() -> None:
+    assert encode(Decimal("1E+3")) == b"1000"
+    assert encode((Decimal("2.77E-7"), Decimal("0E-6"))) == b"[0.000000277,0.000000]"
+    for beyond in ("1E+999999", "1E-999999"):
+        assert encode([Decimal(beyond)]) == f"[{beyond}]".encode()
+
+
+def test_an_integer_beyond_all_measure_is_refused_in_our_words() -> None:
+    assert decode_foreign(b"9" * 200) == int("9" * 200)
+    for digits in (201, 5000):
+        with pytest.raises(ValueError, match="beyond all measure"):
+            decode_foreign(b"9" * digits)
 
 
 @pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**38 - 1, 10**100])
