@@ -9,12 +9,23 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from core.json import decode, encode
+
+# A process that vanished without closing its connection, or was frozen, must not hold locks for hours.
+SESSION_LIMITS: Final = {
+    "statement_timeout": "30s",
+    "idle_in_transaction_session_timeout": "120s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "3",
+    "tcp_user_timeout": "20s",
+}
 
 _SET_ORGANISATION = text("SELECT set_config('coffer.org_id', :org_id, true)")
 
@@ -30,7 +41,10 @@ def create_engine(url: str, pool_size: int) -> AsyncEngine:
         hide_parameters=True,
         json_serializer=lambda value: encode(value).decode(),
         json_deserializer=decode,
-        connect_args={"server_settings": {"application_name": "coffer", "jit": "off"}, "timeout": 10},
+        connect_args={
+            "server_settings": {"application_name": "coffer", "jit": "off"} | SESSION_LIMITS,
+            "timeout": 10,
+        },
     )
 
 

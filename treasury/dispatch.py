@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Chain, ChainName, Payout, Rejection, SignedTransaction
+from chains.protocol import Built, Chain, ChainName, Payout, Rejection
 from core import events
 from core.clock import now
 from core.database import Database
@@ -23,7 +23,7 @@ from ledger import names
 from ledger.accounts import AccountSpec, open_accounts
 from ledger.entries import FundAccounts, debit, release
 from ledger.models import AccountType
-from ledger.posting import post
+from ledger.posting import Command, post
 from treasury.chains import Chains
 
 log = get_logger(__name__)
@@ -135,8 +135,7 @@ async def _sign_and_store(
         signed = [id for one in built.transactions for id in (payout.reference for payout in one.payouts)]
         handled = signed + [rejection.reference for rejection in built.rejected]
         assert len(set(handled)) == len(handled), "a payment is in one transaction, or rejected"
-        await _hold(session, wallet.org_id, wallet_id, waiting, built.transactions)
-        await _fail(session, wallet.org_id, wallet_id, waiting, built.rejected)
+        await _book(session, wallet.org_id, wallet_id, waiting, built)
         await session.commit()
         log.info(
             "dispatched",
@@ -168,66 +167,49 @@ async def _claim(session: AsyncSession, org_id: UUID, wallet_id: str, most: int)
     }
 
 
-async def _hold(
-    session: AsyncSession,
-    org_id: UUID,
-    wallet_id: str,
-    waiting: dict[str, _Waiting],
-    transactions: Sequence[SignedTransaction],
+async def _book(
+    session: AsyncSession, org_id: UUID, wallet_id: str, waiting: dict[str, _Waiting], built: Built
 ) -> None:
-    """The debit of every payment that is signed: held until the chain has decided."""
-    signed = [(waiting[payout.reference], one) for one in transactions for payout in one.payouts]
-    if not signed:
-        return
+    """Hold the debit of every payment that is signed until the chain has decided; give back the reserve of
+    every one that was refused before anything was signed.
+
+    One `post` for both: accounts are locked in id order within a call, and creators lock the same ones.
+    """
+    signed = [(waiting[payout.reference], one) for one in built.transactions for payout in one.payouts]
+    refused = [waiting[rejection.reference] for rejection in built.rejected]
     beneficiaries = await open_beneficiaries(session, org_id, {intent.recipient for intent, _ in signed})
-    commands = [
+    commands: list[Command] = [
         [debit(intent.fund, beneficiaries[intent.recipient], intent.amount, intent.id)]
         for intent, _ in signed
     ]
-    holds = []
+    commands += [[release(intent.fund, intent.amount, intent.id)] for intent in refused]
+    booked = []
     for outcome in await post(session, org_id, commands):
         if isinstance(outcome, CofferError):
-            raise AssertionError("what was reserved can be held") from outcome
-        holds.append(outcome.transfers[0])
-    await session.execute(
-        _BROADCAST,
-        {
-            "org_id": org_id,
-            "at": now(),
-            "ids": [intent.id for intent, _ in signed],
-            "holds": holds,
-            "transactions": [one.id for _, one in signed],
-            "hashes": [one.hash for _, one in signed],
-        },
-    )
-    await events.emit(
-        session,
-        org_id,
-        [
-            Event("payment_intent.broadcast", intent.id, wallet_id, {"transactionHash": one.hash})
-            for intent, one in signed
-        ],
-    )
-
-
-async def _fail(
-    session: AsyncSession,
-    org_id: UUID,
-    wallet_id: str,
-    waiting: dict[str, _Waiting],
-    rejected: Sequence[Rejection],
-) -> None:
-    """A payment that was refused before anything was signed gives back its reserve."""
-    if not rejected:
-        return
-    releases = []
-    for rejection in rejected:
-        intent = waiting[rejection.reference]
-        releases.append([release(intent.fund, intent.amount, intent.id)])
-    for outcome in await post(session, org_id, releases):
-        if isinstance(outcome, CofferError):
-            raise AssertionError("what was reserved can be released") from outcome
-    await mark_failed(session, org_id, wallet_id, rejected)
+            raise AssertionError("what was reserved can be held, or released") from outcome
+        booked.append(outcome.transfers[0])
+    if signed:
+        await session.execute(
+            _BROADCAST,
+            {
+                "org_id": org_id,
+                "at": now(),
+                "ids": [intent.id for intent, _ in signed],
+                "holds": booked[: len(signed)],
+                "transactions": [one.id for _, one in signed],
+                "hashes": [one.hash for _, one in signed],
+            },
+        )
+        await events.emit(
+            session,
+            org_id,
+            [
+                Event("payment_intent.broadcast", intent.id, wallet_id, {"transactionHash": one.hash})
+                for intent, one in signed
+            ],
+        )
+    if refused:
+        await mark_failed(session, org_id, wallet_id, built.rejected)
 
 
 async def mark_failed(

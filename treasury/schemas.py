@@ -21,7 +21,7 @@ from chains.protocol import ChainName
 from core.identifiers import is_id, to_id
 from core.json import encode
 from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
-from core.shapes import Pagination, Request, Shape, Text
+from core.shapes import CLEAN, Exact, Pagination, Request, Shape
 from ledger.entries import ChainPosition, Entry
 from ledger.models import Kind
 from treasury.models import IntentStatus, PaymentIntent
@@ -87,11 +87,11 @@ class PaymentIntentCreate(Request):
             json_schema_extra={"anyOf": [{"type": "string"}, {"type": "number"}]},
         ),
     ]
-    to: Annotated[Text, StringConstraints(min_length=1, max_length=128)]
-    from_: Annotated[Text, StringConstraints(min_length=1, max_length=64)] | None = Field(
+    to: Annotated[str, StringConstraints(min_length=1, max_length=128), CLEAN]
+    from_: Annotated[str, StringConstraints(min_length=1, max_length=64), CLEAN] | None = Field(
         default=None, alias="from"
     )
-    reference: Annotated[Text, StringConstraints(min_length=1, max_length=140)] | None = None
+    reference: Annotated[str, StringConstraints(min_length=1, max_length=140), CLEAN] | None = None
     metadata: Annotated[dict[str, Any], BeforeValidator(_storable)] = Field(default_factory=dict)
 
     @field_validator("amount")
@@ -139,6 +139,7 @@ class PaymentIntentBatch(Request):
     items: list[Any] = Field(
         min_length=1,
         max_length=MAX_BATCH,
+        json_schema_extra={"items": {"$ref": "#/components/schemas/PaymentIntentCreate"}},
         validation_alias=AliasChoices("items", "intents", "paymentIntents"),
     )
 
@@ -146,7 +147,7 @@ class PaymentIntentBatch(Request):
 class Cost(Shape):
     """What a chain charged, in its native asset."""
 
-    amount: Decimal
+    amount: Exact
     currency: str
 
 
@@ -163,7 +164,7 @@ class PaymentIntentRead(Shape):
     id: str
     org_id: str
     chain: ChainName
-    amount: Decimal
+    amount: Exact
     currency: str
     to: str
     from_: str = Field(alias="from")
@@ -221,10 +222,10 @@ class WalletRead(Shape):
     address: str
     name: str
     currency: str
-    available_balance: Decimal
-    reserved_balance: Decimal
-    total_balance: Decimal
-    escrow_balance: Decimal
+    available_balance: Exact
+    reserved_balance: Exact
+    total_balance: Exact
+    escrow_balance: Exact
     gas: Cost
     created_at: datetime
 
@@ -234,9 +235,9 @@ class PositionRead(Shape):
 
     chain: ChainName
     currency: str
-    available: Decimal
-    reserved: Decimal
-    total: Decimal
+    available: Exact
+    reserved: Exact
+    total: Exact
 
     @classmethod
     def of(cls, position: ChainPosition) -> PositionRead:
@@ -267,7 +268,7 @@ class LedgerEntryRead(Shape):
     id: str
     payment_intent_id: str | None
     type: EntryType
-    amount: Decimal
+    amount: Exact
     currency: str
     chain: ChainName
     created_at: datetime

@@ -22,6 +22,7 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError
 from core.events import Event
+from core.locks import try_lock
 from core.logs import get_logger
 from core.money import Currency, to_decimal
 from ledger import entries, names
@@ -36,13 +37,33 @@ log = get_logger(__name__)
 
 TRANSFER_REVERTED = "TransferReverted"
 
-_FOLLOWING = text("SELECT pg_try_advisory_xact_lock(hashtextextended('coffer.follow.' || :chain, 0))")
+
+# Every account that a step may touch, of whatever organisation, before the first is booked: creators and
+# dispatchers lock several of them too, in the order of their ids.
+_LOCK_ACCOUNTS = text(
+    """
+    WITH intent AS (
+        SELECT org_id, fund_id, debit_hold FROM payment_intent
+        WHERE (org_id, id) IN (SELECT * FROM unnest(CAST(:orgs AS uuid[]), CAST(:intents AS text[])))
+    ), touched AS (
+        SELECT unnest(ARRAY[fund.available_account_id, fund.reserved_account_id]) AS id
+        FROM intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
+        UNION
+        SELECT hold.debit_account_id
+        FROM intent
+            JOIN ledger_transfer AS hold ON hold.org_id = intent.org_id AND hold.id = intent.debit_hold
+        UNION
+        SELECT gas_account_id FROM wallet WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))
+    )
+    SELECT id FROM ledger_account WHERE id IN (SELECT id FROM touched) ORDER BY id FOR NO KEY UPDATE
+    """
+)
 
 
 async def follow(database: Database, chain: Chain) -> None:
     """Read what is new on a chain and book it, in one transaction; nothing, if another is at it."""
     async with database.everything() as session:
-        if not await session.scalar(_FOLLOWING, {"chain": chain.name.value}):
+        if not await try_lock(session, f"coffer.follow.{chain.name}"):
             return
         progress = await chain.follow(session)
         await settle(session, chain.name, chain.native, progress)
@@ -53,6 +74,19 @@ async def settle(
     session: AsyncSession, chain: ChainName, native: Currency, progress: Iterable[Progress]
 ) -> None:
     """Book each step that transactions of one chain took, in order."""
+    progress = list(progress)
+    if not progress:
+        return
+    paid = [(step.org_id, result.reference) for step in progress for result in step.results]
+    await session.execute(
+        _LOCK_ACCOUNTS,
+        {
+            "chain": chain.value,
+            "orgs": [org_id for org_id, _ in paid],
+            "intents": [intent_id for _, intent_id in paid],
+            "addresses": list({step.address for step in progress}),
+        },
+    )
     for (org_id, address, status), steps in groupby(progress, key=lambda p: (p.org_id, p.address, p.status)):
         book = await _Book.open(session, org_id, chain, address, native, list(steps))
         if status is TransactionStatus.CONFIRMED:
@@ -110,6 +144,14 @@ _CONFIRM = text(
 _FINALIZE = text(
     """
     UPDATE payment_intent SET status = 'FINALIZED', finalized_at = :at
+    WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
+    """
+)
+_RESERVE_AGAIN = text(
+    """
+    UPDATE payment_intent
+    SET status = 'RESERVED', debit_hold = NULL, transaction_id = NULL, transaction_hash = NULL, fee = NULL,
+        broadcast_at = NULL, confirmed_at = NULL
     WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
     """
 )
@@ -184,8 +226,7 @@ class _Book:
                 due = amount - booked.get((step.transaction_id, kind), 0)
                 costs += self._cost(kind, expenses, due, step.transaction_id)
         # A debit that was posted before a reorganisation stays posted when its payment is mined again.
-        await self._post(posts, tolerate=AlreadyResolved)
-        await self._post(costs)
+        await self._post(posts + costs, tolerate=AlreadyResolved)
         await self.session.execute(
             _CONFIRM,
             {
@@ -207,13 +248,17 @@ class _Book:
         )
 
     async def finalize(self) -> None:
-        """What was paid is FINALIZED; what was not gets its money back and is FAILED."""
+        """What was paid is FINALIZED; what was not gets its money back and is FAILED, or, where it was not
+        its own fault, is RESERVED again."""
         results = [result for step in self.steps for result in step.results]
         paid = [result.reference for result in results if result.paid]
         if paid:
             await self.session.execute(_FINALIZE, {"org_id": self.org_id, "at": self.at, "ids": paid})
             await self._emit("finalized", [(id, {}) for id in paid])
-        failed = [result for result in results if not result.paid]
+        again = [result.reference for result in results if result.retry]
+        if again:
+            await self._pay_again([self.intents[id] for id in again])
+        failed = [result for result in results if not result.paid and not result.retry]
         if failed:
             await self._give_back([self.intents[result.reference] for result in failed])
             reasons = [
@@ -233,13 +278,30 @@ class _Book:
 
     async def _give_back(self, failed: Sequence[_Intent]) -> None:
         """Void the hold and release the reserve; where a reorganisation had the debit posted, reverse it."""
-        commands: list[Command] = [
-            [VoidHold(intent.hold), entries.release(intent.fund, intent.amount, intent.id)]
-            for intent in failed
-        ]
+        await self._undo(
+            failed,
+            [
+                [VoidHold(intent.hold), entries.release(intent.fund, intent.amount, intent.id)]
+                for intent in failed
+            ],
+        )
+
+    async def _pay_again(self, unpaid: Sequence[_Intent]) -> None:
+        """Void the hold and keep the reserve: dispatch finds the payment as if it had never been sent."""
+        posted = await self._undo(unpaid, [[VoidHold(intent.hold)] for intent in unpaid])
+        await self._post([[entries.reserve(intent.fund, intent.amount, intent.id)] for intent in posted])
+        await self.session.execute(
+            _RESERVE_AGAIN, {"org_id": self.org_id, "ids": [intent.id for intent in unpaid]}
+        )
+        await self._emit("reserved", [(intent.id, {"again": True}) for intent in unpaid])
+
+    async def _undo(self, unpaid: Sequence[_Intent], commands: Sequence[Command]) -> list[_Intent]:
+        """Carry out `commands`, one for each payment that was not made. Those whose debit had been posted
+        before a reorganisation are reversed instead, and answered: their money is available again."""
+        outcomes = await self._post(commands, AlreadyResolved)
         posted = [
             intent
-            for intent, outcome in zip(failed, await self._post(commands, AlreadyResolved), strict=True)
+            for intent, outcome in zip(unpaid, outcomes, strict=True)
             if isinstance(outcome, AlreadyResolved)
         ]
         beneficiaries = await open_beneficiaries(
@@ -251,6 +313,7 @@ class _Book:
                 for intent in posted
             ]
         )
+        return posted
 
     async def _expenses(self) -> dict[Kind, int]:
         purposes = {Kind.FEE: names.platform("network-fees"), Kind.RENT: names.platform("account-rent")}
@@ -291,8 +354,8 @@ class _Book:
 _OF_TRANSACTIONS = text(
     """
     SELECT id FROM payment_intent
-    WHERE org_id = CAST(:org_id AS uuid) AND transaction_id = ANY(CAST(:ids AS text[]))
-      AND status = 'CONFIRMED'
+    WHERE org_id = CAST(:org_id AS uuid) AND status = 'CONFIRMED' AND id IN (
+        SELECT reference FROM chain_payout WHERE transaction_id = ANY(CAST(:ids AS text[])))
     ORDER BY id FOR NO KEY UPDATE
     """
 )

@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from chains.protocol import Chain
 from core.database import Database
+from core.locks import try_lock
 from treasury.models import Wallet
 
 IDEMPOTENCY_KEPT = timedelta(hours=48)
@@ -22,7 +23,6 @@ _WALLETS = text(
     ORDER BY id
     """
 )
-_TENDING = text("SELECT pg_try_advisory_xact_lock(hashtextextended('coffer.tend.' || :chain, 0))")
 _FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
 _FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")
 
@@ -37,7 +37,7 @@ async def tend_chain(database: Database, chain: Chain) -> None:
     """Send again what was stored and is not seen on the chain, and ready its wallets for batches. One at a
     time for a chain: whoever finds another at it leaves, rather than send everything twice."""
     async with database.everything() as turn:
-        if not await turn.scalar(_TENDING, {"chain": chain.name.value}):
+        if not await try_lock(turn, f"coffer.tend.{chain.name}"):
             return
         async with database.everything() as session:
             await chain.rebroadcast(session)

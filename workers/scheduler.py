@@ -14,7 +14,8 @@ from typing import Final
 import asyncpg
 
 from core import logs
-from core.database import Database, listen_url
+from core.database import SESSION_LIMITS, Database, listen_url
+from core.locks import SYSTEM
 from core.logs import get_logger
 from core.settings import Settings, get_settings
 from workers.follow import follow_chain
@@ -44,9 +45,9 @@ async def run(settings: Settings) -> None:
 
 
 async def _lead_once(settings: Settings, database: Database, database_url: str) -> None:
-    connection = await asyncpg.connect(listen_url(database_url), timeout=10)
+    connection = await asyncpg.connect(listen_url(database_url), timeout=10, server_settings=SESSION_LIMITS)
     try:
-        if not await connection.fetchval("SELECT pg_try_advisory_lock($1)", _LEADER_LOCK):
+        if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", SYSTEM, _LEADER_LOCK):
             return
         log.info("leading")
         async with asyncio.TaskGroup() as leading:

@@ -67,6 +67,18 @@ async def test_dispatchers_that_run_at_once_send_each_payment_once(treasury: Tre
     assert len(treasury.chain.sent) == len(set(treasury.chain.sent)) == 50
 
 
+async def test_creations_and_a_dispatch_with_a_refused_payment_never_lock_each_other_out(
+    treasury: Treasury,
+) -> None:
+    treasury.chain.rejects = {"0xRecipient1"}
+    await asyncio.gather(
+        *(treasury.create(1, 1) for _ in range(100)), *(treasury.dispatch() for _ in range(100))
+    )
+    await treasury.dispatch()
+    balances = await treasury.balances()
+    assert (balances["available"], balances["reserved"]) == ((900, 900), (100, 0))
+
+
 async def test_a_payment_is_canceled_or_sent_and_never_both(treasury: Treasury) -> None:
     ids = await treasury.made(*[1] * 20)
 

@@ -69,6 +69,19 @@ async def test_the_fee_of_a_batch_is_shared_and_the_parts_sum_to_the_whole(treas
     assert (await treasury.balances())["network-fees"] == (100, 100)
 
 
+async def test_a_payment_that_failed_through_no_fault_of_its_own_is_sent_again(treasury: Treasury) -> None:
+    ids = await sent(treasury, 100, 200)
+    results = [PayoutResult(ids[0], False, "frozen"), PayoutResult(ids[1], False, "a neighbour", retry=True)]
+    await report(treasury, CONFIRMED, results, fee=10)
+    await report(treasury, FINALIZED, results)
+    assert await treasury.statuses(*ids) == ["FAILED", "RESERVED"]
+    balances = await treasury.balances()
+    assert (balances["available"], balances["reserved"]) == ((800, 800), (200, 200))
+    await treasury.dispatch()
+    assert await treasury.statuses(*ids) == ["FAILED", "BROADCAST"]
+    assert len(treasury.chain.sent) == 2
+
+
 async def test_rent_is_booked_apart_from_the_fee(treasury: Treasury) -> None:
     ids = await sent(treasury, 1)
     await report(treasury, CONFIRMED, paid(*ids), fee=5, rent=2_039_280)
