@@ -87,7 +87,9 @@ def _measure(name: str) -> Figures:
 def _show(figures: dict[str, Figures], as_json: bool) -> None:
     """One bench as its own object, several by name; without `--json` as the table of docs/benchmarks.md."""
     if as_json:
-        sys.stdout.write(encode(next(iter(figures.values())) if len(figures) == 1 else figures).decode() + "\n")
+        sys.stdout.write(
+            encode(next(iter(figures.values())) if len(figures) == 1 else figures).decode() + "\n"
+        )
         return
     machine = next(iter(figures.values()))["machine"]
     typer.echo("machine: " + ", ".join(f"{name} {value}" for name, value in machine.items()))

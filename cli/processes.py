@@ -8,7 +8,6 @@ import typer
 
 from core.settings import get_settings
 
-
 app = typer.Typer()
 
 

@@ -27,7 +27,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="End with one JSON object."
 
 # The demo waits for blocks more than for anything else.
 _DEMO = Tuning(block_seconds=0.5)
-
+# How long a start or a work that was asked to end may go on before it is canceled.
+_HEED_SECONDS = 0.5
 
 app = typer.Typer()
 
@@ -43,7 +44,13 @@ def sandbox(
         _write(ready_file, coffer.ready())
         await stopped.wait()
 
-    asyncio.run(_with_coffer(ready, keep))
+    if not ready_file.parent.is_dir():
+        raise typer.BadParameter(f"there is no folder {ready_file.parent}", param_hint="--ready-file")
+    ready_file.unlink(missing_ok=True)
+    try:
+        asyncio.run(_with_coffer(ready, keep))
+    finally:
+        ready_file.unlink(missing_ok=True)
 
 
 @app.command()
@@ -87,15 +94,22 @@ def demo(as_json: AsJson = False) -> None:
 
 
 async def _with_coffer(work: Work, keep: Path | None, tuning: Tuning | None = None) -> None:
-    """Run `work` on a started sandbox; SIGTERM and SIGINT set the event, or end a start or a `work` that
-    does not look at it."""
+    """Run `work` on a started sandbox. SIGTERM and SIGINT set the event, and end a start or a `work` that does
+    not look at it; the shutdown that follows takes its time, unless a second signal hurries it."""
     adopt_orphans()
-    stopped = asyncio.Event()
-    working = asyncio.create_task(_work(work, keep, tuning, stopped))
+    stopped, worked = asyncio.Event(), asyncio.Event()
+    working = asyncio.create_task(_work(work, keep, tuning, stopped, worked))
+
+    def give_up() -> None:
+        if not worked.is_set():
+            working.cancel()
 
     def stop() -> None:
-        stopped.set()
-        loop.call_later(0.5, working.cancel)
+        if stopped.is_set():
+            working.cancel()
+        else:
+            stopped.set()
+            loop.call_later(_HEED_SECONDS, give_up)
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -103,7 +117,8 @@ async def _with_coffer(work: Work, keep: Path | None, tuning: Tuning | None = No
     try:
         await working
     except asyncio.CancelledError:
-        typer.echo("stopped", err=True)
+        if not worked.is_set():
+            typer.echo("stopped", err=True)
     finally:
         reap_orphans()
 
@@ -113,11 +128,13 @@ async def _work(
     keep: Path | None,
     tuning: Tuning | None,
     stopped: asyncio.Event,
+    worked: asyncio.Event,
 ) -> None:
     coffer = Coffer(keep, tuning)
     typer.echo("starting PostgreSQL, Valkey, anvil, surfpool and Coffer …", err=True)
     async with coffer:
         await work(coffer, stopped)
+        worked.set()
 
 
 def _write(path: Path, content: dict[str, Any]) -> None:

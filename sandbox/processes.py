@@ -201,7 +201,7 @@ def adopt_orphans() -> None:
 
 
 def reap_orphans() -> None:
-    """Collect whatever has ended. Call it once no `Process` is awaited any more: it takes their status too."""
+    """Collect whatever has ended. Call it once no `Process` is awaited any more: it takes theirs too."""
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
             pass

@@ -147,7 +147,7 @@ def test_a_kept_sandbox_is_found_again_with_its_books_and_its_chains() -> None:
         folder.chmod(0o711)
         first = Sandbox(folder, "--keep", str(folder / "data"))
         assert first.stop() == []
-        first.file.unlink()
+        assert not first.file.exists()
         second = Sandbox(folder, "--keep", str(folder / "data"))
         try:
             assert second.ready["api_key"] == first.ready["api_key"]
@@ -156,3 +156,17 @@ def test_a_kept_sandbox_is_found_again_with_its_books_and_its_chains() -> None:
             assert {wallet["availableBalance"] for wallet in wallets} == {9_900_000}
         finally:
             assert second.stop() == []
+
+
+def test_a_ready_file_in_a_folder_that_does_not_exist_is_refused_at_once(tmp_path: Path) -> None:
+    command = [
+        sys.executable,
+        "-m",
+        "cli.main",
+        "sandbox",
+        "--ready-file",
+        str(tmp_path / "no" / "ready.json"),
+    ]
+    refused = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    assert refused.returncode != 0
+    assert "there is no folder" in refused.stderr
