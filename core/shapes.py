@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import unicodedata
+from decimal import Decimal
 from typing import Annotated, Any
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, WithJsonSchema
 from pydantic.alias_generators import to_camel
 from pydantic_core import PydanticCustomError
 
@@ -19,7 +20,12 @@ def _clean(text: Any) -> Any:
     return text
 
 
-Text = Annotated[str, BeforeValidator(_clean)]
+# A limit on the length stands before it, on the `str` itself: else it would be told in "items".
+CLEAN = BeforeValidator(_clean)
+Text = Annotated[str, CLEAN]
+
+# An amount in an answer: `core.json` writes a number with every digit.
+Exact = Annotated[Decimal, WithJsonSchema({"type": "number"})]
 
 
 class Request(BaseModel):

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 
 from core.money import CURRENCIES, to_decimal
-from core.shapes import Pagination, Shape
+from core.shapes import Exact, Pagination, Shape
 from ledger.models import Account, AccountType
 
 
@@ -17,12 +16,12 @@ class AccountRead(Shape):
     name: str
     currency: str
     type: AccountType
-    debits: Decimal
-    credits: Decimal
-    pending_debits: Decimal
-    pending_credits: Decimal
-    balance: Decimal
-    available: Decimal
+    debits: Exact
+    credits: Exact
+    pending_debits: Exact
+    pending_credits: Exact
+    balance: Exact
+    available: Exact
     is_active: bool
     last_transaction_at: datetime | None
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from api import authentication, envelope
@@ -15,6 +16,7 @@ from api.pages import Cursor, Limit, number_cursor, page, uuid_cursor
 from api.services import services
 from core.errors import Unavailable, ValidationError
 from core.identifiers import is_id
+from core.shapes import CLEAN
 from ledger.accounts import list_accounts
 from ledger.entries import list_entries
 from ledger.schemas import AccountPage, AccountRead
@@ -52,12 +54,14 @@ async def list_ledger_entries(
     "/accounts",
     response_model=AccountPage,
     summary="List accounts",
-    responses=errors(*authentication.REFUSALS, BadCursor, Unavailable),
+    responses=errors(*authentication.REFUSALS, BadCursor, ValidationError, Unavailable),
 )
 async def list_ledger_accounts(
     org: ReadTreasury,
     request: Request,
-    prefix: Annotated[str, Query(max_length=200, description="What the names begin with.")] = "",
+    prefix: Annotated[
+        str, StringConstraints(max_length=200), CLEAN, Query(description="What the names begin with.")
+    ] = "",
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:

@@ -20,7 +20,7 @@ from api.services import services
 from chains.protocol import ChainName, InvalidAddress
 from core.errors import Unavailable, ValidationError
 from core.json import encode
-from core.shapes import Text
+from core.shapes import CLEAN
 from ledger.errors import InsufficientFunds
 from treasury import payments
 from treasury.chains import NATIVE
@@ -92,7 +92,7 @@ async def list_payment_intents(
     request: Request,
     status: IntentStatus | None = None,
     chain: ChainName | None = None,
-    reference: Annotated[Text, StringConstraints(min_length=1, max_length=140)] | None = None,
+    reference: Annotated[str, StringConstraints(min_length=1, max_length=140), CLEAN] | None = None,
     created_after: Annotated[Instant | None, Query(alias="createdAfter")] = None,
     created_before: Annotated[Instant | None, Query(alias="createdBefore")] = None,
     limit: Limit = 50,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from jsonschema import Draft202012Validator  # type: ignore[import-untyped]
 
 from api.app import create_app
 from chains.protocol import ChainName, ChainUnavailable, Head
@@ -104,6 +106,34 @@ async def test_the_description_is_whole_and_its_examples_work(caller: Caller) ->
                 tried += 1
     assert tried == 2
     assert "HTTPValidationError" not in json.dumps(spec, default=str)
+
+
+async def test_what_is_answered_is_what_is_described(caller: Caller) -> None:
+    spec = json.loads((await caller.get("/v1/../openapi.json")).content)
+    intent = await caller.created(metadata={"rate": 0.5})
+    root = "/v1/orgs/{orgId}"
+    for template, path in (
+        (f"{root}/treasury/wallets", "treasury/wallets"),
+        (f"{root}/treasury/position", "treasury/position"),
+        (f"{root}/ledger/accounts", "ledger/accounts"),
+        (f"{root}/ledger/entries", "ledger/entries"),
+        (f"{root}/payment-intents", "payment-intents"),
+        (f"{root}/payment-intents/{{intentId}}", f"payment-intents/{intent['id']}"),
+    ):
+        answered = await caller.get(path)
+        assert answered.status == 200
+        assert not re.search(rb"[0-9]E[+-]", answered.content)
+        response = spec["paths"][template]["get"]["responses"]["200"]
+        schema = response["content"]["application/json"]["schema"]
+        whole = {**schema, "components": spec["components"]}
+        Draft202012Validator(whole).validate(json.loads(answered.content))
+
+
+async def test_a_batch_is_described_by_its_items(caller: Caller) -> None:
+    schemas = json.loads((await caller.get("/v1/../openapi.json")).content)["components"]["schemas"]
+    reference = schemas["PaymentIntentBatch"]["properties"]["items"]["items"]
+    assert reference == {"$ref": "#/components/schemas/PaymentIntentCreate"}
+    assert "PaymentIntentCreate" in schemas
 
 
 async def test_the_documentation_asks_nobody_else(caller: Caller) -> None:
