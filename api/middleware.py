@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from api import envelope
-from core.errors import Unavailable
+from core.errors import FieldError, Unavailable
 
 _SANE = re.compile(rb"[A-Za-z0-9._:-]{1,64}")
 _FIXED = [(b"x-content-type-options", b"nosniff"), (b"cache-control", b"no-store")]
@@ -44,6 +44,7 @@ class BodyTooLarge(HTTPException):
 
     def __init__(self, limit: int) -> None:
         super().__init__(413, f"The body exceeds {limit} bytes")
+        self.details = (FieldError("body", f"exceeds {limit} bytes"),)
 
 
 class Surroundings:
@@ -83,9 +84,8 @@ class Surroundings:
 
         try:
             if length is not None and (not length.isdigit() or int(length[:20]) > self._max_body):
-                refused = envelope.body(
-                    "BadRequest", str(BodyTooLarge(self._max_body).detail), (), request_id
-                )
+                large = BodyTooLarge(self._max_body)
+                refused = envelope.body("BadRequest", str(large.detail), large.details, request_id)
                 await envelope.answer(refused, 413)(scope, receive, answer)
             else:
                 limited = receive if length is not None else self._limited(receive)

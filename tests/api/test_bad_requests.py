@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import pytest
@@ -171,7 +172,35 @@ async def test_a_body_of_50_megabytes_is_refused_before_it_is_read(caller: Calle
     )
     answered = Answered(response.status_code, response.headers, response.content)
     assert (answered.status, answered.error["code"]) == (413, "BadRequest")
+    (detail,) = answered.error["details"]
+    assert detail["field"] == "body"
+    assert re.fullmatch(r"exceeds \d+ bytes", detail["message"])
     assert read <= (0 if announced else 9)
+
+
+@pytest.mark.parametrize(
+    ("member", "most", "body"),
+    [("to", 128, wish(to="x" * 129)), ("reference", 140, wish(reference="x" * 141))],
+)
+async def test_a_text_that_is_too_long_is_told_in_characters(
+    caller: Caller, member: str, most: int, body: dict[str, Any]
+) -> None:
+    answered = await caller.create(body)
+    assert answered.error["details"] == [
+        {"field": member, "message": f"String should have at most {most} characters"}
+    ]
+
+
+@pytest.mark.parametrize("prefix", ["\x00", "a\x00", "p" * 201])
+async def test_a_prefix_that_no_account_can_have_is_refused(caller: Caller, prefix: str) -> None:
+    answered = await caller.get("ledger/accounts", prefix=prefix)
+    assert (answered.status, answered.error["code"], answered.fields) == (422, "ValidationError", ["prefix"])
+
+
+async def test_an_integer_beyond_all_measure_is_told_in_our_words(caller: Caller) -> None:
+    answered = await caller.create(json.dumps(wish(amount="@")).replace('"@"', "9" * 5000))
+    assert (answered.status, answered.fields) == (400, ["body"])
+    assert "beyond all measure" in answered.error["message"]
 
 
 async def test_an_unknown_wallet_is_not_found_and_named(caller: Caller) -> None:
