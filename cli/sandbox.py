@@ -94,8 +94,8 @@ def demo(as_json: AsJson = False) -> None:
 
 
 async def _with_coffer(work: Work, keep: Path | None, tuning: Tuning | None = None) -> None:
-    """Run `work` on a started sandbox. SIGTERM and SIGINT set the event, and end a start or a `work` that does
-    not look at it; the shutdown that follows takes its time, unless a second signal hurries it."""
+    """Run `work` on a started sandbox. SIGTERM and SIGINT set the event, and end a start or a `work` that
+    does not look at it; the shutdown that follows takes its time, unless a second signal hurries it."""
     adopt_orphans()
     stopped, worked = asyncio.Event(), asyncio.Event()
     working = asyncio.create_task(_work(work, keep, tuning, stopped, worked))
