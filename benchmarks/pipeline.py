@@ -53,13 +53,13 @@ RECIPIENTS: Final = 200
 SOLANA_RECIPIENTS: Final = 5 * SOLANA_BATCH
 ITEMS_A_REQUEST: Final = 1_000
 REQUESTS_AT_ONCE: Final = 2
-LOOK_SECONDS: Final = 0.05
+LOOK_SECONDS: Final = 0.2
 WITHIN_SECONDS: Final = 120
 
 # Plain payments need room for more transactions in flight than batches do.
 _SINGLE: Final = (
     ("COFFER_ETHEREUM__BATCH_SIZE", "1"),
-    ("COFFER_ETHEREUM__MAX_IN_FLIGHT", "3000"),
+    ("COFFER_ETHEREUM__MAX_IN_FLIGHT", "20000"),
     ("COFFER_SOLANA__BATCH_SIZE", "1"),
     ("COFFER_SOLANA__MAX_IN_FLIGHT", "512"),
 )
