@@ -62,3 +62,17 @@ def test_the_image_holds_every_package_but_those_of_development() -> None:
     image = DOCKERFILE.split("AS chains")[0]
     copied = {source.split("/")[0] for source in re.findall(r"^COPY (\S+) ", image, re.MULTILINE)}
     assert packages - copied == {"sandbox", "benchmarks", "tests"}
+
+
+def test_a_service_is_given_no_secret_that_it_does_not_need(services: dict[str, Any]) -> None:
+    assert [name for name, service in services.items() if "env_file" in service] == []
+    given = {name: set(service.get("environment", ())) for name, service in services.items()}
+    holders = {
+        "COFFER_OWNER_DATABASE_URL": {"migrate"},
+        "COFFER_KEYSTORE_PASSPHRASE": {"worker", "keys"},
+        "COFFER_WORKER_DATABASE_URL": {"worker", "scheduler", "keys"},
+        "COFFER_DATABASE_URL": {"migrate", "api", "worker", "scheduler", "keys"},
+        "COFFER_ENCRYPTION_KEYS": {"api", "keys"},
+    }
+    for secret, needed in holders.items():
+        assert {name for name, settings in given.items() if secret in settings} == needed
