@@ -10,12 +10,14 @@ from typing import Annotated, Any
 from uuid import UUID
 
 import typer
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import ChainName
 from chains.signers import Curve
 from chains.signers.keystore import Keystore
 from core.database import Database
+from core.errors import NotFound
 from core.organisations import SCOPES, CredentialKind, create_organisation, issue
 from core.secrets import FieldVault
 from core.settings import get_settings
@@ -48,6 +50,8 @@ def migrate() -> None:
 @organisations.command("create")
 def create_org(name: str, as_json: AsJson = False) -> None:
     """Create an organisation. Its stream secret is shown this once."""
+    if not name.strip():
+        raise typer.BadParameter("an organisation needs a name")
 
     async def create() -> dict[str, Any]:
         vault = FieldVault.from_settings(get_settings().encryption_keys)
@@ -100,6 +104,8 @@ def open_treasury_wallet(
         keystore = Keystore.from_settings(settings)
         await keystore.signer(address)
         chains = build_chains(settings, keystore)
+        if chain not in chains:
+            raise ValueError(f"set COFFER_{chain.upper()}__RPC_URL")
         try:
             async with _session() as session:
                 wallet = await open_wallet(session, org_id, chains[chain], address, name)
@@ -114,8 +120,11 @@ def open_treasury_wallet(
 
 async def _issue(org_id: UUID, kind: CredentialKind, scopes: list[str] | None) -> tuple[str, str]:
     async with _session() as session:
-        credential, secret = await issue(session, org_id, kind, scopes or SCOPES)
-        await session.commit()
+        try:
+            credential, secret = await issue(session, org_id, kind, scopes or SCOPES)
+            await session.commit()
+        except IntegrityError:
+            raise NotFound(f"there is no organisation {org_id}") from None
         return credential.id, secret
 
 

@@ -10,6 +10,8 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
+from cli.mistakes import explained
+
 _COMMANDS: Final = {
     "api": "cli.processes",
     "worker": "cli.processes",
@@ -40,6 +42,17 @@ class _Commands(TyperGroup):
             return None
         module = import_module((_COMMANDS | _SANDBOX_COMMANDS)[cmd_name])
         return get_group(module.app).commands[cmd_name]
+
+    def invoke(self, ctx: Any) -> Any:
+        """Say in one line what an operator can mend; a traceback is for what is wrong with Coffer."""
+        try:
+            return super().invoke(ctx)
+        except Exception as error:
+            message = explained(error)
+            if message is None:
+                raise
+            typer.echo(f"coffer: {message}", err=True)
+            raise typer.Exit(1) from None
 
 
 app = typer.Typer(
