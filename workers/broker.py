@@ -9,6 +9,7 @@ from dramatiq.brokers.redis import RedisBroker
 from dramatiq.middleware import AgeLimit, AsyncIO, ShutdownNotifications
 
 from core.settings import get_settings
+from workers.parent import WorkerProcess
 
 # A worker that was killed is noticed after this long, and its messages go to another.
 _HEARTBEAT_MS: Final = 5_000
@@ -19,7 +20,7 @@ HINT_MS: Final = 10_000
 
 broker = RedisBroker(  # type: ignore[no-untyped-call]
     url=get_settings().redis_url,
-    middleware=[AgeLimit(), ShutdownNotifications(), AsyncIO()],
+    middleware=[WorkerProcess(), AgeLimit(), ShutdownNotifications(), AsyncIO()],
     heartbeat_timeout=_HEARTBEAT_MS,
     maintenance_chance=_MAINTENANCE_CHANCE,
 )
