@@ -10,14 +10,14 @@ import asyncio
 from collections.abc import Collection
 from typing import Any, Final
 
-import asyncpg
 from dramatiq import Actor
 from sqlalchemy import text
 
-from core.database import Database, listen_url
+from core.database import Database
 from core.events import OUTBOX_CHANNEL
 from core.logs import get_logger
 from workers.broker import broker
+from workers.connection import connect
 from workers.dispatch import dispatch_wallet
 
 log = get_logger(__name__)
@@ -47,7 +47,7 @@ _TAKE = text(
 async def relay(database: Database, database_url: str) -> None:
     """Pass events on for as long as it runs. Raises when the database or the broker cannot be reached."""
     woken = asyncio.Event()
-    connection = await asyncpg.connect(listen_url(database_url), timeout=10)
+    connection = await connect(database_url)
     connection.add_termination_listener(lambda _: woken.set())
     await connection.add_listener(OUTBOX_CHANNEL, lambda *_: woken.set())
     try:

@@ -14,10 +14,11 @@ from typing import Final
 import asyncpg
 
 from core import logs
-from core.database import SESSION_LIMITS, Database, listen_url
+from core.database import Database
 from core.locks import SYSTEM
 from core.logs import get_logger
 from core.settings import Settings, get_settings
+from workers.connection import connect
 from workers.follow import follow_chain
 from workers.relay import relay
 from workers.sweep import forget_expired, sweep_wallets, tend_chain
@@ -45,7 +46,7 @@ async def run(settings: Settings) -> None:
 
 
 async def _lead_once(settings: Settings, database: Database, database_url: str) -> None:
-    connection = await asyncpg.connect(listen_url(database_url), timeout=10, server_settings=SESSION_LIMITS)
+    connection = await connect(database_url)
     try:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", SYSTEM, _LEADER_LOCK):
             return
