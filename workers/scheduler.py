@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Final
 
 import asyncpg
+from sqlalchemy import text
 
 from core import logs
 from core.database import Database
@@ -46,6 +47,9 @@ async def run(settings: Settings) -> None:
 
 
 async def _lead_once(settings: Settings, database: Database, database_url: str) -> None:
+    # Opened before there is anything to lead, so that a leader relays at once.
+    async with database.everything() as session:
+        await session.execute(text("SELECT 1"))
     connection = await connect(database_url)
     try:
         if not await connection.fetchval("SELECT pg_try_advisory_lock($1, $2)", SYSTEM, _LEADER_LOCK):
