@@ -22,7 +22,6 @@ def _clean(text: Any) -> Any:
 
 # A limit on the length stands before it, on the `str` itself: else it would be told in "items".
 CLEAN = BeforeValidator(_clean)
-Text = Annotated[str, CLEAN]
 
 # An amount in an answer: `core.json` writes a number with every digit.
 Exact = Annotated[Decimal, WithJsonSchema({"type": "number"})]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from chains.protocol import ChainName
 from chains.signers.keystore import Keystore
 from core import logs
 from core.database import Database
@@ -32,9 +31,6 @@ class Runtime:
             database=Database.connect(settings.worker_database_url, settings.database_pool),
             chains=build_chains(settings, keystore),
         )
-
-    def chain_names(self) -> list[ChainName]:
-        return list(self.chains)
 
 
 @cache
