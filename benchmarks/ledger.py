@@ -29,9 +29,9 @@ from uuid_utils.compat import uuid7
 from core.database import Database, listen_url
 from ledger.accounts import AccountSpec, open_accounts
 from ledger.books import Books
+from ledger.commands import Move
 from ledger.entries import FundAccounts, reserve
 from ledger.models import AccountType, Kind
-from ledger.posting import Move
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import DatabaseUrls, Schema

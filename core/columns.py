@@ -41,6 +41,6 @@ def instant(*, nullable: bool = False, default_now: bool = False) -> Column[Any]
     )
 
 
-def json_object() -> Column[Any]:
-    """A JSON object, empty unless told."""
-    return Column(JSONB, nullable=False, server_default=text("'{}'::jsonb"))
+def json_object(name: str | None = None) -> Column[Any]:
+    """A JSON object, empty unless told; `name` is the column's where the attribute cannot be called so."""
+    return Column(name, JSONB, nullable=False, server_default=text("'{}'::jsonb"))

@@ -4,31 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from ledger.errors import AccountNotEmpty, UnknownAccount
 from ledger.models import Account, AccountType
+
+UNLIMITED: Final = None
 
 
 @dataclass(frozen=True, slots=True)
 class AccountSpec:
-    """An account that is wanted: hierarchical name with colons, currency code, type, overdraft policy."""
+    """An account that is wanted: hierarchical name with colons, currency code, type, and how far below zero
+    it may go in smallest units, `UNLIMITED` for without bound."""
 
     name: str
     currency: str
     type: AccountType
-    overdraft: bool = False
+    overdraft_limit: int | None = 0
 
 
 _OPEN = text(
     """
-    INSERT INTO ledger_account (org_id, name, currency, type, overdraft)
-    SELECT CAST(:org_id AS uuid), name, currency, type, overdraft
+    INSERT INTO ledger_account (org_id, name, currency, type, overdraft_limit)
+    SELECT CAST(:org_id AS uuid), name, currency, type, CAST(overdraft_limit AS numeric)
     FROM unnest(CAST(:names AS text[]), CAST(:currencies AS text[]), CAST(:types AS text[]),
-                CAST(:overdrafts AS boolean[])) AS wanted (name, currency, type, overdraft)
+                CAST(:limits AS text[])) AS wanted (name, currency, type, overdraft_limit)
     ORDER BY name, currency
     ON CONFLICT (org_id, name, currency) DO NOTHING
     """
@@ -50,7 +55,7 @@ async def open_accounts(
 ) -> dict[tuple[str, str], int]:
     """The ids of the accounts by name and currency; those that do not exist yet are opened.
 
-    Type and overdraft of an account that exists already are left as they are.
+    Type and overdraft limit of an account that exists already are left as they are.
     """
     wanted = {(spec.name, spec.currency): spec for spec in specs}
     if not wanted:
@@ -65,7 +70,9 @@ async def open_accounts(
                 "names": [spec.name for spec in missing],
                 "currencies": [spec.currency for spec in missing],
                 "types": [spec.type.value for spec in missing],
-                "overdrafts": [spec.overdraft for spec in missing],
+                "limits": [
+                    None if spec.overdraft_limit is None else str(spec.overdraft_limit) for spec in missing
+                ],
             },
         )
         found |= await _find(session, org_id, [(spec.name, spec.currency) for spec in missing])
@@ -75,6 +82,18 @@ async def open_accounts(
 async def open_account(session: AsyncSession, org_id: UUID, spec: AccountSpec) -> int:
     """The id of one account, opened if need be."""
     return (await open_accounts(session, org_id, [spec]))[spec.name, spec.currency]
+
+
+async def set_active(session: AsyncSession, org_id: UUID, account_id: int, *, active: bool) -> None:
+    """Close an account, or open it again. Raises `UnknownAccount` and `AccountNotEmpty`."""
+    account = await session.get(Account, account_id, with_for_update={"key_share": True})
+    if account is None or account.org_id != org_id:
+        raise UnknownAccount(account_id)
+    empty = account.balance == 0 and account.debits_pending == 0 and account.credits_pending == 0
+    if not active and not empty:
+        raise AccountNotEmpty(account.name)
+    account.active = active
+    await session.flush()
 
 
 async def list_accounts(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from uuid import UUID
 
 from core.database import Database
 from core.errors import CofferError
 from core.group_commit import GroupCommit
-from ledger.posting import Command, Posted, post
+from ledger.commands import Command, Mode, Posted
+from ledger.posting import post
 
 _MOST_COMMANDS_A_FLUSH = 8000
 
@@ -18,14 +19,34 @@ class Books:
 
     def __init__(self, database: Database) -> None:
         self._database = database
-        self._group: GroupCommit[Command, Posted] = GroupCommit(self._flush, limit=_MOST_COMMANDS_A_FLUSH)
+        self._group: GroupCommit[tuple[Command, str | None], Posted] = GroupCommit(
+            self._flush, limit=_MOST_COMMANDS_A_FLUSH
+        )
 
-    async def post(self, org_id: UUID, command: Command) -> Posted:
-        """Carry out one command durably. Raises what refused it (see `ledger.errors`)."""
-        return await self._group.submit(org_id, command)
+    async def post(self, org_id: UUID, command: Command, reference: str | None = None) -> Posted:
+        """Carry out one command durably, and under the same `reference` only once.
 
-    async def _flush(self, org_id: UUID, commands: Sequence[Command]) -> list[Posted | CofferError]:
+        Raises what refused it (see `ledger.errors`).
+        """
+        return await self._group.submit(org_id, (command, reference))
+
+    async def post_batch(
+        self,
+        org_id: UUID,
+        commands: Sequence[Command],
+        *,
+        mode: Mode = Mode.INDEPENDENT,
+        named: Mapping[int, str] | None = None,
+        dry_run: bool = False,
+    ) -> list[Posted | CofferError]:
+        """Carry out many commands durably in one transaction; see `ledger.posting.post`."""
         async with self._database.organisation(org_id) as session:
-            outcomes = await post(session, org_id, commands)
+            outcomes = await post(session, org_id, commands, named=named, mode=mode, dry_run=dry_run)
             await session.commit()
             return outcomes
+
+    async def _flush(
+        self, org_id: UUID, items: Sequence[tuple[Command, str | None]]
+    ) -> list[Posted | CofferError]:
+        named = {place: reference for place, (_, reference) in enumerate(items) if reference is not None}
+        return await self.post_batch(org_id, [command for command, _ in items], named=named)

@@ -23,8 +23,9 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.errors import CofferError
+from ledger.commands import Hold, Move, Step
 from ledger.models import Kind
-from ledger.posting import Hold, Move, Step, post
+from ledger.posting import post
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
+from core.clock import iso
 from core.errors import Conflict, FieldError, NotFound, ValidationError
 
 
@@ -63,3 +66,79 @@ class AlreadyResolved(Conflict):
 
     def __init__(self) -> None:
         super().__init__("The hold is resolved already")
+
+
+class HoldExpired(Conflict):
+    """The hold's time has run out: it can be given back, and not posted."""
+
+    def __init__(self) -> None:
+        super().__init__("The hold has expired")
+
+
+class MoreThanHeld(ValidationError):
+    """More is to be posted than was held."""
+
+    def __init__(self) -> None:
+        super().__init__("More cannot be posted than was held", FieldError("amount", "exceeds the hold"))
+
+
+class UnknownTransfer(NotFound):
+    """No such transfer in this organisation."""
+
+    def __init__(self) -> None:
+        super().__init__("The transfer does not exist")
+
+
+class NotReversible(Conflict):
+    """The transfer moved nothing: a hold, or a hold that was given back."""
+
+    def __init__(self) -> None:
+        super().__init__("Only a transfer that moved money can be reversed")
+
+
+class AlreadyReversed(Conflict):
+    """The transfer was reversed before."""
+
+    def __init__(self) -> None:
+        super().__init__("The transfer is reversed already")
+
+
+class PeriodClosed(Conflict):
+    """A transfer would count in a period whose books are closed or sealed."""
+
+    def __init__(self, closed_through: datetime) -> None:
+        super().__init__(
+            f"The books are closed through {iso(closed_through)}",
+            FieldError("effectiveAt", "is in a closed period"),
+        )
+
+
+class InvalidEffectiveTime(ValidationError):
+    """An effective time without a time zone names no instant."""
+
+    def __init__(self) -> None:
+        super().__init__("The effective time needs a time zone", FieldError("effectiveAt", "has no offset"))
+
+
+class ReferenceReused(Conflict):
+    """The reference came before, with another command."""
+
+    def __init__(self, reference: str) -> None:
+        super().__init__(
+            f"The reference {reference} was used before for another transfer",
+            FieldError("reference", "the transfer differs from the first with this reference"),
+        )
+
+
+class BatchRefused(Conflict):
+    """Another command of an atomic batch was refused, so this one did not happen either."""
+
+    def __init__(self) -> None:
+        super().__init__("Another transfer of the batch was refused")
+
+
+class AccountNotEmpty(Conflict):
+    """An account is closed only when it holds nothing and nothing is pending on it."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"The account {account} is not empty")

@@ -1,4 +1,4 @@
-"""The two tables of the books.
+"""The tables of the books.
 
 An account carries four running totals; a transfer moves one amount between two accounts of one currency, so
 every row balances by itself. Transfers are never changed or deleted: a hold is resolved by a new row.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 from uuid import UUID
 
 from sqlalchemy import (
@@ -15,15 +16,19 @@ from sqlalchemy import (
     Boolean,
     CheckConstraint,
     Column,
+    DateTime,
     Identity,
     Index,
+    LargeBinary,
     Text,
     UniqueConstraint,
+    Uuid,
     text,
 )
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
-from core.columns import instant, units
+from core.columns import Units, instant, json_object, typeid, units
 
 
 class AccountType(StrEnum):
@@ -51,23 +56,32 @@ class Kind(StrEnum):
     RENT = "rent"
     OPENING = "opening"
     ALLOCATION = "allocation"
+    PAYIN = "payin"
+    PAYOUT = "payout"
+    EXCHANGE = "exchange"
+    ROUNDING = "rounding"
+    ADJUSTMENT = "adjustment"
+    REVERSAL = "reversal"
 
 
 class Phase(StrEnum):
-    """POSTED at once, PENDING as a hold, or the row that POSTs or VOIDs an earlier hold."""
+    """POSTED at once, PENDING as a hold, or the row that resolves a hold: POST lets it happen, VOID cancels
+    it, FAIL says that what it was held for failed, EXPIRE that its time ran out."""
 
     POSTED = "posted"
     PENDING = "pending"
     POST = "post"
     VOID = "void"
+    FAIL = "fail"
+    EXPIRE = "expire"
 
 
 class Account(SQLModel, table=True):
     """A named account in one currency. Amounts are in the currency's smallest unit and never negative.
 
     `sequence` counts the transfers that touched it. Only the database changes the totals, from the transfers
-    that are inserted. Without `overdraft` it refuses, as the code does before it, a balance that what is
-    held and what is gone exceeds.
+    that are inserted. `overdraft_limit` is how far below zero what is available may fall, without bound
+    where it is None; the database refuses more, as the code does before it. A closed account is empty.
     """
 
     __tablename__ = "ledger_account"
@@ -79,11 +93,16 @@ class Account(SQLModel, table=True):
             name="no_negative_total",
         ),
         CheckConstraint(
-            "overdraft OR CASE WHEN type IN ('asset', 'expense')"
-            " THEN debits_posted - credits_posted - credits_pending >= 0"
-            " ELSE credits_posted - debits_posted - debits_pending >= 0 END",
+            "overdraft_limit IS NULL OR overdraft_limit + CASE WHEN type IN ('asset', 'expense')"
+            " THEN debits_posted - credits_posted - credits_pending"
+            " ELSE credits_posted - debits_posted - debits_pending END >= 0",
             name="no_overdraft",
         ),
+        CheckConstraint(
+            "active OR (debits_posted = credits_posted AND debits_pending = 0 AND credits_pending = 0)",
+            name="closed_is_empty",
+        ),
+        Index("ix_ledger_account_name", "org_id", "name", postgresql_ops={"name": "text_pattern_ops"}),
         {"postgresql_with": {"fillfactor": "50"}},
     )
 
@@ -94,8 +113,8 @@ class Account(SQLModel, table=True):
     name: str
     currency: str
     type: AccountType = Field(sa_column=Column(Text, nullable=False))
-    overdraft: bool = Field(
-        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    overdraft_limit: int | None = Field(
+        default=0, sa_column=Column(Units(), nullable=True, server_default=text("0"))
     )
     active: bool = Field(default=True, sa_column=Column(Boolean, nullable=False, server_default=text("true")))
     debits_posted: int = Field(default=0, sa_column=units(zero=True))
@@ -104,6 +123,7 @@ class Account(SQLModel, table=True):
     credits_pending: int = Field(default=0, sa_column=units(zero=True))
     sequence: int = Field(default=0, sa_column=Column(BigInteger, nullable=False, server_default=text("0")))
     last_transaction_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    details: dict[str, Any] = Field(default_factory=dict, sa_column=json_object("metadata"))
     created_at: datetime = Field(sa_column=instant(default_now=True))
 
     @property
@@ -120,17 +140,26 @@ class Account(SQLModel, table=True):
 
 
 class TransferRecord(SQLModel, table=True):
-    """One movement. `chain_id` is shared by the transfers that happened together; `cause` is the business
-    they belong to. The sequences and balances are those of the two accounts after this row, each balance in
-    its account's own direction."""
+    """One movement. `cause` is the business it belongs to.
+
+    `chain_id` is the first of the transfers that happened together, None where it is alone. A resolution
+    says in `held` how much its hold had held; of a POST, `amount` is what was let happen of it. The
+    sequences and balances are those of the two accounts after this row, each balance in its account's own
+    direction. `recorded_at` never runs backwards on an account; `effective_at` is when the movement counts
+    where that is another time. `batch` is the statement that wrote it, see `Batch`.
+    """
 
     __tablename__ = "ledger_transfer"
     __table_args__ = (
         CheckConstraint("amount > 0", name="positive"),
+        CheckConstraint("amount <= held", name="no_more_than_was_held"),
         CheckConstraint("debit_account_id <> credit_account_id", name="two_accounts"),
-        CheckConstraint("phase IN ('posted', 'pending', 'post', 'void')", name="known_phase"),
         CheckConstraint(
-            "(phase IN ('post', 'void')) = (resolves IS NOT NULL)", name="resolution_names_its_hold"
+            "phase IN ('posted', 'pending', 'post', 'void', 'fail', 'expire')", name="known_phase"
+        ),
+        CheckConstraint(
+            "(phase IN ('posted', 'pending')) = (resolves IS NULL) AND (resolves IS NULL) = (held IS NULL)",
+            name="resolution_names_its_hold",
         ),
         Index("ix_ledger_transfer_cause", "org_id", "cause", postgresql_where=text("cause IS NOT NULL")),
         Index(
@@ -140,21 +169,102 @@ class TransferRecord(SQLModel, table=True):
             unique=True,
             postgresql_where=text("resolves IS NOT NULL"),
         ),
+        Index(
+            "uq_ledger_transfer_reverses",
+            "org_id",
+            "reverses",
+            unique=True,
+            postgresql_where=text("reverses IS NOT NULL"),
+        ),
+        Index("uq_ledger_transfer_debit", "debit_account_id", "debit_sequence", unique=True),
+        Index("uq_ledger_transfer_credit", "credit_account_id", "credit_sequence", unique=True),
+        Index(
+            "ix_ledger_transfer_debit_effective",
+            "debit_account_id",
+            "effective_at",
+            postgresql_where=text("effective_at IS NOT NULL"),
+        ),
+        Index(
+            "ix_ledger_transfer_credit_effective",
+            "credit_account_id",
+            "effective_at",
+            postgresql_where=text("effective_at IS NOT NULL"),
+        ),
     )
 
     org_id: UUID = Field(primary_key=True)
     id: UUID = Field(primary_key=True)
-    chain_id: UUID
+    chain_id: UUID | None = None
     kind: Kind = Field(sa_column=Column(Text, nullable=False))
     phase: Phase = Field(sa_column=Column(Text, nullable=False))
     debit_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
     credit_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
     amount: int = Field(sa_column=units())
+    held: int | None = Field(default=None, sa_column=units(nullable=True))
     currency: str
     resolves: UUID | None = None
+    reverses: UUID | None = None
     cause: str | None = Field(default=None, sa_column=Column(Text(collation="C")))
     debit_sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
     credit_sequence: int = Field(sa_column=Column(BigInteger, nullable=False))
     debit_balance: int = Field(sa_column=units())
     credit_balance: int = Field(sa_column=units())
+    batch: int = Field(sa_column=Column(BigInteger, nullable=False))
+    recorded_at: datetime = Field(
+        sa_column=Column(DateTime(timezone=True), nullable=False, server_default=text("clock_timestamp()"))
+    )
+    effective_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    expires_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    details: dict[str, Any] | None = Field(default=None, sa_column=Column("metadata", JSONB))
+
+
+class Batch(SQLModel, table=True):
+    """What one statement wrote: `transfers` rows whose ids are from `first_id` to `last_id`, among which
+    there may be rows of other batches. The numbers are the order in which the books are sealed."""
+
+    __tablename__ = "ledger_batch"
+    __table_args__ = (CheckConstraint("transfers > 0", name="not_empty"),)
+
+    number: int | None = Field(
+        default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)
+    )
+    org_id: UUID
+    first_id: UUID
+    last_id: UUID
+    transfers: int
+    recorded_at: datetime = Field(sa_column=instant())
+
+
+class Reference(SQLModel, table=True):
+    """An idempotent reference: the SHA-256 of the command that carried it, and its transfers."""
+
+    __tablename__ = "ledger_reference"
+
+    org_id: UUID = Field(primary_key=True)
+    reference: str = Field(sa_column=typeid(primary_key=True))
+    fingerprint: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
+    transfers: list[UUID] = Field(sa_column=Column(ARRAY(Uuid()), nullable=False))
     recorded_at: datetime = Field(sa_column=instant(default_now=True))
+
+
+class Expiry(SQLModel, table=True):
+    """When a hold's time runs out. The row goes when the hold has been resolved."""
+
+    __tablename__ = "ledger_expiry"
+    __table_args__ = (Index("ix_ledger_expiry_expires_at", "expires_at"),)
+
+    org_id: UUID = Field(primary_key=True)
+    hold: UUID = Field(primary_key=True)
+    expires_at: datetime = Field(sa_column=instant())
+
+
+class Period(SQLModel, table=True):
+    """Until when the books of an organisation are closed. What is sealed is closed for ever."""
+
+    __tablename__ = "ledger_period"
+    __table_args__ = (CheckConstraint("sealed_through <= closed_through", name="sealed_is_closed"),)
+
+    org_id: UUID = Field(primary_key=True)
+    closed_through: datetime = Field(sa_column=instant())
+    sealed_through: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    changed_at: datetime = Field(sa_column=instant(default_now=True))

@@ -2,345 +2,296 @@
 
 `post` takes commands. A command is a chain of steps that happens whole or not at all; a refused one spoils
 no neighbour. The accounts of the whole batch are locked in id order, decisions are taken in the order of
-the commands, and all transfers are written by one statement. The database itself adds what was written to
-the running totals of the accounts, so that no total can change without a transfer.
+the commands, and the transfers are written set-wise: while the database writes one part of a large batch, the
+next is decided. The database itself adds what was written to the running totals of the accounts, so that no
+total can change without a transfer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
-from typing import Any
+import asyncio
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
-from uuid_utils.compat import uuid7
 
+from core.driver import fetch
 from core.errors import CofferError
-from core.money import MAX_UNITS
-from ledger.errors import (
-    AccountClosed,
-    AlreadyResolved,
-    CurrencyMismatch,
-    InsufficientFunds,
-    InvalidAmount,
-    SameAccount,
-    UnknownAccount,
-    UnknownHold,
-)
+from core.json import encode
+from ledger import references
+from ledger.commands import Command, Mode, Move, Posted, PostHold, Reverse, Step, VoidHold
+from ledger.deciding import BOUNDLESS, Decisions, Extra, Locked, Row, Transfer
+from ledger.errors import BatchRefused
 from ledger.models import AccountType, Kind, Phase
 
-
-@dataclass(frozen=True, slots=True)
-class Move:
-    """Move `amount` smallest units at once: account `debit` is debited, account `credit` credited."""
-
-    kind: Kind
-    debit: int
-    credit: int
-    amount: int
-    cause: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Hold(Move):
-    """Hold `amount` for a move to come: it is no longer available, and not gone."""
-
-
-@dataclass(frozen=True, slots=True)
-class PostHold:
-    """Let the held move happen."""
-
-    hold: UUID
-
-
-@dataclass(frozen=True, slots=True)
-class VoidHold:
-    """Give back what was held."""
-
-    hold: UUID
-
-
-Step = Move | Hold | PostHold | VoidHold
-Command = Sequence[Step]
-
-
-@dataclass(frozen=True, slots=True)
-class Posted:
-    """A command that happened: the ids of its transfers, one a step, in order."""
-
-    transfers: tuple[UUID, ...]
-
-
-@dataclass(slots=True)
-class _Balance:
-    """An account while it is locked."""
-
-    id: int
-    name: str
-    currency: str
-    grows_by_debit: bool
-    overdraft: bool
-    active: bool
-    debits: int
-    credits: int
-    debits_pending: int
-    credits_pending: int
-    sequence: int
-
-    @property
-    def balance(self) -> int:
-        return self.debits - self.credits if self.grows_by_debit else self.credits - self.debits
-
-    def can_take_credit(self, amount: int) -> bool:
-        if self.overdraft or not self.grows_by_debit:
-            return True
-        return self.debits - self.credits - self.credits_pending >= amount
-
-    def can_take_debit(self, amount: int) -> bool:
-        if self.overdraft or self.grows_by_debit:
-            return True
-        return self.credits - self.debits - self.debits_pending >= amount
-
-
-@dataclass(frozen=True, slots=True)
-class _HeldMove:
-    kind: Kind
-    debit: int
-    credit: int
-    amount: int
-    cause: str | None
-
+# How many rows a statement writes: enough that its cost is shared, few enough that deciding the next part and
+# writing this one overlap.
+_ROWS_A_STATEMENT = 1000
+_LONGS: Final = 2**63
 
 # Account ids are of type bigint: a number past it names no account, and must not fail the statement.
-_LAST_ID = 2**63 - 1
+_LAST_ID: Final = 2**63 - 1
 
-_LOCK = text(
-    """
-    SELECT id, name, currency, type, overdraft, active, debits_posted, credits_posted, debits_pending,
-           credits_pending, sequence
-    FROM ledger_account
-    WHERE id = ANY(CAST(:ids AS bigint[])) AND org_id = CAST(:org_id AS uuid)
-    ORDER BY id
-    FOR NO KEY UPDATE
-    """
-)
+# The first lock is shared by all who write and taken alone by whoever closes a period: see `ledger.periods`.
+# READ COMMITTED: a row that another transaction changed while we waited for its lock is read anew.
+_LOCK = """
+    WITH writing AS MATERIALIZED (
+        SELECT pg_advisory_xact_lock_shared(2, hashtext($1::text)) IS NULL AS locked
+    )
+    SELECT account.id, account.name, account.currency, account.type, account.overdraft_limit::text,
+           account.active, account.debits_posted::text, account.credits_posted::text,
+           account.debits_pending::text, account.credits_pending::text, account.sequence,
+           account.last_transaction_at
+    FROM writing, ledger_account AS account
+    WHERE account.id = ANY($2::bigint[]) AND account.org_id = $1::text::uuid
+    ORDER BY account.id
+    FOR NO KEY UPDATE OF account
+"""
 
-_HOLDS = text(
-    """
-    SELECT id, kind, debit_account_id, credit_account_id, amount, cause
+_EARLIER = """
+    SELECT id, phase, kind, debit_account_id, credit_account_id, amount::text, cause,
+           coalesce(expires_at <= clock_timestamp(), false) AS expired
     FROM ledger_transfer
-    WHERE id = ANY(CAST(:ids AS uuid[])) AND org_id = CAST(:org_id AS uuid) AND phase = 'pending'
-    """
-)
+    WHERE org_id = $1::uuid AND id = ANY($2::uuid[])
+"""
 
-_RESOLVED = text(
-    """
-    SELECT resolves FROM ledger_transfer
-    WHERE org_id = CAST(:org_id AS uuid) AND resolves = ANY(CAST(:ids AS uuid[]))
-    """
-)
+_SETTLED = """
+    SELECT resolves AS id FROM ledger_transfer WHERE org_id = $1::uuid AND resolves = ANY($2::uuid[])
+    UNION ALL
+    SELECT reverses FROM ledger_transfer WHERE org_id = $1::uuid AND reverses = ANY($2::uuid[])
+"""
 
-_WRITE = text(
-    """
-    INSERT INTO ledger_transfer (
-        id, org_id, chain_id, kind, phase, debit_account_id, credit_account_id, amount, currency,
-        resolves, cause, debit_sequence, credit_sequence, debit_balance, credit_balance)
-    SELECT id, CAST(:org_id AS uuid), chain_id, kind, phase, debit, credit, CAST(amount AS numeric),
-           currency, resolves, cause, debit_sequence, credit_sequence,
-           CAST(debit_balance AS numeric), CAST(credit_balance AS numeric)
-    FROM unnest(
-        CAST(:id AS uuid[]), CAST(:chain_id AS uuid[]), CAST(:kind AS text[]), CAST(:phase AS text[]),
-        CAST(:debit AS bigint[]), CAST(:credit AS bigint[]), CAST(:amount AS text[]),
-        CAST(:currency AS text[]), CAST(:resolves AS uuid[]), CAST(:cause AS text[]),
-        CAST(:debit_sequence AS bigint[]), CAST(:credit_sequence AS bigint[]),
-        CAST(:debit_balance AS text[]), CAST(:credit_balance AS text[])
-    ) AS given (id, chain_id, kind, phase, debit, credit, amount, currency, resolves, cause,
-                debit_sequence, credit_sequence, debit_balance, credit_balance)
-    """
-)
-_COLUMNS = (
-    "id", "chain_id", "kind", "phase", "debit", "credit", "amount", "currency", "resolves", "cause",
-    "debit_sequence", "credit_sequence", "debit_balance", "credit_balance",
-)  # fmt: skip
+_CLOSED = "SELECT closed_through FROM ledger_period WHERE org_id = $1::uuid"
+
+_WRITE = """
+    WITH batch AS (
+        INSERT INTO ledger_batch (org_id, first_id, last_id, transfers, recorded_at)
+        VALUES ($1::uuid, $2::uuid, $3::uuid, $4::integer, greatest(clock_timestamp(), $5::timestamptz))
+        RETURNING number, recorded_at
+    ), written AS (
+        INSERT INTO ledger_transfer (
+            org_id, batch, recorded_at, id, chain_id, kind, phase, debit_account_id, credit_account_id,
+            amount, currency, cause, debit_sequence, credit_sequence, debit_balance, credit_balance{names})
+        SELECT $1::uuid, batch.number, batch.recorded_at, id, chain, kind, phase, debit, credit, amount,
+               currency, cause, debit_sequence, credit_sequence, debit_balance, credit_balance{names}
+        FROM batch, (
+            SELECT id, chain, kind, phase, debit, credit, amount::numeric, currency, cause, debit_sequence,
+                   credit_sequence, debit_balance::numeric, credit_balance::numeric{values}
+            FROM unnest(
+                $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::{units}[],
+                $13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::{units}[], $18::{units}[]{arrays}
+            ) AS given (id, chain, kind, phase, debit, credit, amount, currency, cause, debit_sequence,
+                        credit_sequence, debit_balance, credit_balance{names})
+        ) AS given
+    )
+    SELECT recorded_at FROM batch
+"""
+
+
+def _write(units: str, *, extras: bool) -> str:
+    """The statement for amounts given as `units`, with or without the columns that few transfers have."""
+    return _WRITE.format(
+        units=units,
+        names=", resolves, held, reverses, effective_at, expires_at, metadata" if extras else "",
+        values=", resolves, held::numeric, reverses, effective_at, expires_at, metadata::jsonb"
+        if extras
+        else "",
+        arrays=", $19::uuid[], $20::text[], $21::uuid[], $22::timestamptz[], $23::timestamptz[], $24::text[]"
+        if extras
+        else "",
+    )
+
+
+# Amounts that fit 64 bits travel as such; wei do not, and travel as text.
+_STATEMENTS: Final = {
+    (units, extras): _write(units, extras=extras) for units in ("bigint", "text") for extras in (False, True)
+}
+
+_EXPIRES = """
+    INSERT INTO ledger_expiry (org_id, hold, expires_at)
+    SELECT $1::uuid, hold, expires_at FROM unnest($2::uuid[], $3::timestamptz[]) AS given (hold, expires_at)
+"""
 
 
 async def post(
-    session: AsyncSession, org_id: UUID, commands: Sequence[Command]
+    session: AsyncSession,
+    org_id: UUID,
+    commands: Sequence[Command],
+    *,
+    named: Mapping[int, str] | None = None,
+    mode: Mode = Mode.INDEPENDENT,
+    dry_run: bool = False,
 ) -> list[Posted | CofferError]:
     """Carry out `commands` for one organisation in the caller's transaction, and answer each in order.
 
-    Amounts are in smallest units. A refused command answers with its error (see `ledger.errors`) and leaves
-    no trace. Locks the accounts until the transaction ends; nothing holds before the caller commits.
+    A refused command answers with its error (see `ledger.errors`) and leaves no trace. `named` gives some
+    commands, by their place, an idempotent reference: a command that happened before under its reference is
+    answered as it was then. An atomic batch happens whole or, if any command is refused, not at all. A dry
+    run decides and writes nothing.
+
+    Locks the accounts until the transaction ends; nothing holds before the caller commits.
     """
-    batch = await _Batch.lock(session, org_id, commands)
-    outcomes = [batch.decide(command) for command in commands]
-    if batch.transfers:
-        await session.execute(_WRITE, {"org_id": org_id, **batch.rows()})
-    return outcomes
+    claims = await references.claim(session, org_id, commands, named or {})
+    fresh = [place for place in range(len(commands)) if place not in claims.answers]
+    books = await _lock(session, org_id, [commands[place] for place in fresh])
+    writer = _Writer(session, org_id, books)
+    outcomes: list[Posted | CofferError | None] = [claims.answers.get(at) for at in range(len(commands))]
+    at_once = mode is Mode.INDEPENDENT and not dry_run
+    try:
+        for place in fresh:
+            outcomes[place] = books.decisions.decide(commands[place])
+            if at_once and len(books.decisions.rows) - writer.begun >= _ROWS_A_STATEMENT:
+                await writer.begin()
+    finally:
+        await writer.written()
+    answers = claims.complete(outcomes)
+    if mode is Mode.ATOMIC and any(isinstance(answer, CofferError) for answer in answers):
+        return [answer if isinstance(answer, CofferError) else BatchRefused() for answer in answers]
+    if not dry_run:
+        await writer.finish()
+        await claims.record(session, org_id, answers)
+    return answers
 
 
-@dataclass(slots=True)
-class _Batch:
-    """The locked accounts, the holds in question, and the transfers decided so far."""
+class _Books:
+    """What was read under the locks."""
 
-    accounts: dict[int, _Balance]
-    holds: dict[UUID, _HeldMove]
-    resolved: set[UUID]
-    transfers: list[tuple[Any, ...]] = field(default_factory=list)
+    def __init__(self, decisions: Decisions, last_recorded: datetime | None) -> None:
+        self.decisions = decisions
+        self.last_recorded = last_recorded
 
-    @classmethod
-    async def lock(cls, session: AsyncSession, org_id: UUID, commands: Sequence[Command]) -> _Batch:
-        ids: set[int] = set()
-        resolving: list[UUID] = []
-        for command in commands:
-            for step in command:
-                if isinstance(step, PostHold | VoidHold):
-                    resolving.append(step.hold)
-                else:
-                    ids.add(step.debit)
-                    ids.add(step.credit)
-        holds: dict[UUID, _HeldMove] = {}
-        if resolving:
-            for row in await session.execute(_HOLDS, {"ids": resolving, "org_id": org_id}):
-                holds[row.id] = _HeldMove(
-                    Kind(row.kind), row.debit_account_id, row.credit_account_id, int(row.amount), row.cause
-                )
-                ids.update((row.debit_account_id, row.credit_account_id))
-        possible = sorted(id for id in ids if 0 < id <= _LAST_ID)
-        accounts = {
-            row.id: _Balance(
-                row.id,
-                row.name,
-                row.currency,
-                AccountType(row.type).grows_by_debit,
-                row.overdraft,
-                row.active,
-                int(row.debits_posted),
-                int(row.credits_posted),
-                int(row.debits_pending),
-                int(row.credits_pending),
-                row.sequence,
-            )
-            for row in await session.execute(_LOCK, {"ids": possible, "org_id": org_id})
+
+async def _lock(session: AsyncSession, org_id: UUID, commands: Sequence[Command]) -> _Books:
+    ids: set[int] = set()
+    spoken_of: list[UUID] = []
+    dated = False
+    for command in commands:
+        for step in command:
+            if isinstance(step, Move):
+                ids.add(step.debit)
+                ids.add(step.credit)
+                dated = dated or step.effective_at is not None
+            else:
+                spoken_of.append(_spoken_of(step))
+    earlier: dict[UUID, Transfer] = {}
+    if spoken_of:
+        for id, phase, kind, debit, credit, amount, cause, expired in await fetch(
+            session, _EARLIER, org_id, spoken_of
+        ):
+            earlier[id] = Transfer(Phase(phase), Kind(kind), debit, credit, int(amount), cause, expired)
+            ids.update((debit, credit))
+    possible = [id for id in ids if 0 < id <= _LAST_ID]
+    decisions = Decisions({}, earlier)
+    last_recorded: datetime | None = None
+    for row in await fetch(session, _LOCK, str(org_id), possible):
+        account = _locked(row)
+        decisions.accounts[account.id] = account
+        recorded_at = row["last_transaction_at"]
+        if recorded_at is not None and (last_recorded is None or recorded_at > last_recorded):
+            last_recorded = recorded_at
+    # Whoever resolves or reverses a transfer locks its accounts first, so this look comes after the lock; and
+    # whoever closes a period waits for all who hold the lock above.
+    if earlier:
+        decisions.settled.update(row["id"] for row in await fetch(session, _SETTLED, org_id, list(earlier)))
+    if dated:
+        for row in await fetch(session, _CLOSED, org_id):
+            decisions.closed_through = row["closed_through"]
+    return _Books(decisions, last_recorded)
+
+
+def _spoken_of(step: Step) -> UUID:
+    assert isinstance(step, PostHold | VoidHold | Reverse)
+    return step.transfer if isinstance(step, Reverse) else step.hold
+
+
+def _locked(row: Any) -> Locked:
+    id, name, currency, kind, limit, active, debited, credited, debits_held, credits_held, sequence, _ = row
+    debits, credits = int(debited), int(credited)
+    grows_by_debit = AccountType(kind).grows_by_debit
+    balance = debits - credits if grows_by_debit else credits - debits
+    held = int(credits_held if grows_by_debit else debits_held)
+    room = BOUNDLESS if limit is None else balance - held + int(limit)
+    return Locked(
+        id, name, currency, grows_by_debit, active, balance, room, debits + int(debits_held),
+        credits + int(credits_held), sequence,
+    )  # fmt: skip
+
+
+class _Writer:
+    """Writes the decided rows part by part, at most one statement under way."""
+
+    def __init__(self, session: AsyncSession, org_id: UUID, books: _Books) -> None:
+        self._session = session
+        self._org_id = org_id
+        self._decisions = books.decisions
+        self._last_recorded = books.last_recorded
+        self._running: asyncio.Task[None] | None = None
+        self.begun = 0
+        """How many rows are written or on their way."""
+
+    async def begin(self) -> None:
+        """Send what was decided since the last time, once that is through."""
+        await self.written()
+        rows = self._decisions.rows[self.begun :]
+        extras = {
+            place - self.begun: extra
+            for place, extra in self._decisions.extras.items()
+            if place >= self.begun
         }
-        # Whoever resolves a hold locks its accounts first, so this look comes after the lock.
-        resolved: set[UUID] = set()
+        self.begun += len(rows)
+        self._running = asyncio.create_task(self._write(rows, extras))
+        # Let it reach the socket before the next part is decided.
+        await asyncio.sleep(0)
+
+    async def written(self) -> None:
+        if self._running is not None:
+            running, self._running = self._running, None
+            await running
+
+    async def finish(self) -> None:
+        """Write the rest."""
+        while self.begun < len(self._decisions.rows):
+            rows = self._decisions.rows[self.begun : self.begun + 8 * _ROWS_A_STATEMENT]
+            extras = {
+                place - self.begun: extra
+                for place, extra in self._decisions.extras.items()
+                if self.begun <= place < self.begun + len(rows)
+            }
+            self.begun += len(rows)
+            await self._write(rows, extras)
+
+    async def _write(self, rows: Sequence[Row], extras: Mapping[int, Extra]) -> None:
+        columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
+        ids, amounts, debit_balances, credit_balances = columns[0], columns[6], columns[11], columns[12]
+        highest = max(max(amounts), max(debit_balances), max(credit_balances))
+        fits = highest < _LONGS and min(min(debit_balances), min(credit_balances)) >= -_LONGS
+        if not fits:
+            for place in (6, 11, 12):
+                columns[place] = [str(value) for value in columns[place]]
+        if extras:
+            columns += _extra_columns(len(rows), extras)
+        (answer,) = await fetch(
+            self._session,
+            _STATEMENTS["bigint" if fits else "text", bool(extras)],
+            self._org_id, min(ids), max(ids), len(rows), self._last_recorded, *columns,
+        )  # fmt: skip
+        self._last_recorded = answer["recorded_at"]
+        holds = [(rows[place][0], extra[4]) for place, extra in extras.items() if extra[4] is not None]
         if holds:
-            resolved.update(await session.scalars(_RESOLVED, {"org_id": org_id, "ids": list(holds)}))
-        return cls(accounts, holds, resolved)
-
-    def decide(self, command: Command) -> Posted | CofferError:
-        """Apply the steps of one command; on a refusal take back those already applied."""
-        chain_id = uuid7()
-        start = len(self.transfers)
-        done: list[tuple[Step, _HeldMove | Move]] = []
-        try:
-            for step in command:
-                move = self._held(step.hold) if isinstance(step, PostHold | VoidHold) else step
-                self._apply(step, move, chain_id if not done else uuid7(), chain_id)
-                done.append((step, move))
-        except CofferError as refusal:
-            for step, move in reversed(done):
-                self._take_back(step, move)
-            del self.transfers[start:]
-            return refusal
-        return Posted(tuple(row[0] for row in self.transfers[start:]))
-
-    def _held(self, hold: UUID) -> _HeldMove:
-        if hold not in self.holds:
-            raise UnknownHold
-        if hold in self.resolved:
-            raise AlreadyResolved
-        return self.holds[hold]
-
-    def _apply(self, step: Step, move: Move | _HeldMove, transfer_id: UUID, chain_id: UUID) -> None:
-        debit, credit = self._account(move.debit), self._account(move.credit)
-        amount, resolves = move.amount, None
-        if isinstance(step, PostHold | VoidHold):
-            _check_open(debit, credit)
-            phase = Phase.POST if isinstance(step, PostHold) else Phase.VOID
-            resolves = step.hold
-            self.resolved.add(step.hold)
-        else:
-            phase = Phase.PENDING if isinstance(step, Hold) else Phase.POSTED
-            _check(debit, credit, amount)
-        _add(debit, credit, phase, amount, 1)
-        self.transfers.append(
-            (
-                transfer_id,
-                chain_id,
-                move.kind.value,
-                phase.value,
-                debit.id,
-                credit.id,
-                str(amount),
-                debit.currency,
-                resolves,
-                move.cause,
-                debit.sequence,
-                credit.sequence,
-                str(debit.balance),
-                str(credit.balance),
+            await fetch(
+                self._session, _EXPIRES, self._org_id, [hold for hold, _ in holds], [end for _, end in holds]
             )
-        )
-
-    def _take_back(self, step: Step, move: Move | _HeldMove) -> None:
-        debit, credit = self.accounts[move.debit], self.accounts[move.credit]
-        if isinstance(step, PostHold | VoidHold):
-            phase = Phase.POST if isinstance(step, PostHold) else Phase.VOID
-            self.resolved.discard(step.hold)
-        else:
-            phase = Phase.PENDING if isinstance(step, Hold) else Phase.POSTED
-        _add(debit, credit, phase, move.amount, -1)
-
-    def _account(self, account_id: int) -> _Balance:
-        account = self.accounts.get(account_id)
-        if account is None:
-            raise UnknownAccount(account_id)
-        return account
-
-    def rows(self) -> dict[str, list[Any]]:
-        """What is to be written, column by column."""
-        columns = zip(*self.transfers, strict=True)
-        return {name: list(values) for name, values in zip(_COLUMNS, columns, strict=True)}
 
 
-def _check(debit: _Balance, credit: _Balance, amount: int) -> None:
-    """Whether a fresh move or hold may happen now."""
-    if debit.id == credit.id:
-        raise SameAccount
-    if debit.currency != credit.currency:
-        raise CurrencyMismatch(debit.name, credit.name)
-    _check_open(debit, credit)
-    ceiling = MAX_UNITS - max(debit.debits + debit.debits_pending, credit.credits + credit.credits_pending)
-    if type(amount) is not int or not 0 < amount <= ceiling:
-        raise InvalidAmount
-    if not credit.can_take_credit(amount):
-        raise InsufficientFunds(credit.name)
-    if not debit.can_take_debit(amount):
-        raise InsufficientFunds(debit.name)
-
-
-def _check_open(debit: _Balance, credit: _Balance) -> None:
-    for account in (debit, credit):
-        if not account.active:
-            raise AccountClosed(account.name)
-
-
-def _add(debit: _Balance, credit: _Balance, phase: Phase, amount: int, sign: int) -> None:
-    """Add a transfer to the totals of its two accounts, or with `sign` −1 take it back."""
-    signed = sign * amount
-    if phase in (Phase.POSTED, Phase.POST):
-        debit.debits += signed
-        credit.credits += signed
-    if phase is Phase.PENDING:
-        debit.debits_pending += signed
-        credit.credits_pending += signed
-    elif phase in (Phase.POST, Phase.VOID):
-        debit.debits_pending -= signed
-        credit.credits_pending -= signed
-    debit.sequence += sign
-    credit.sequence += sign
-    assert min(debit.debits_pending, credit.credits_pending) >= 0, "no more is resolved than was held"
+def _extra_columns(rows: int, extras: Mapping[int, Extra]) -> list[list[Any]]:
+    columns: list[list[Any]] = [[None] * rows for _ in range(6)]
+    for place, (resolves, held, reverses, effective_at, expires_at, metadata) in extras.items():
+        columns[0][place] = resolves
+        columns[1][place] = None if held is None else str(held)
+        columns[2][place] = reverses
+        columns[3][place] = effective_at
+        columns[4][place] = expires_at
+        columns[5][place] = None if metadata is None else encode(metadata).decode()
+    return columns

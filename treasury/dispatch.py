@@ -20,10 +20,11 @@ from core.events import Event
 from core.logs import get_logger
 from core.money import USDC
 from ledger import names
-from ledger.accounts import AccountSpec, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
+from ledger.commands import Command
 from ledger.entries import FundAccounts, debit, release
 from ledger.models import AccountType
-from ledger.posting import Command, post
+from ledger.posting import post
 from treasury.chains import Chains
 
 log = get_logger(__name__)
@@ -240,7 +241,7 @@ async def mark_failed(
 async def open_beneficiaries(session: AsyncSession, org_id: UUID, recipients: set[str]) -> dict[str, int]:
     """The account of each recipient outside, by address. Its balance is what was paid to it."""
     specs = [
-        AccountSpec(names.external(recipient), USDC.code, AccountType.EXPENSE, overdraft=True)
+        AccountSpec(names.external(recipient), USDC.code, AccountType.EXPENSE, overdraft_limit=UNLIMITED)
         for recipient in sorted(recipients)
     ]
     accounts = await open_accounts(session, org_id, specs)

@@ -14,10 +14,11 @@ from core.driver import fetch
 from core.identifiers import new_id
 from core.money import USDC, Currency, to_decimal
 from ledger import names
-from ledger.accounts import AccountSpec, get_accounts, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
+from ledger.commands import Move
 from ledger.entries import FundAccounts
 from ledger.models import AccountType, Kind
-from ledger.posting import Move, post
+from ledger.posting import post
 from treasury.errors import SourceClosed, UnknownSource
 from treasury.models import Escrow, Fund, Wallet
 from treasury.schemas import Cost, WalletRead
@@ -97,7 +98,7 @@ async def open_wallet(session: AsyncSession, org_id: UUID, chain: Chain, address
         org_id,
         [
             # What the chain charged must be booked even where the opening balance was topped up since.
-            AccountSpec(gas_name, chain.native.code, AccountType.ASSET, overdraft=True),
+            AccountSpec(gas_name, chain.native.code, AccountType.ASSET, overdraft_limit=UNLIMITED),
             AccountSpec(_EQUITY, chain.native.code, AccountType.EQUITY),
         ],
     )

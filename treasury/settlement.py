@@ -26,11 +26,12 @@ from core.locks import try_lock
 from core.logs import get_logger
 from core.money import Currency, to_decimal
 from ledger import entries, names
-from ledger.accounts import AccountSpec, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
+from ledger.commands import Command, PostHold, VoidHold
 from ledger.entries import FundAccounts
 from ledger.errors import AlreadyResolved
 from ledger.models import AccountType, Kind
-from ledger.posting import Command, PostHold, VoidHold, post
+from ledger.posting import post
 from treasury.dispatch import mark_failed, open_beneficiaries
 
 log = get_logger(__name__)
@@ -318,7 +319,7 @@ class _Book:
     async def _expenses(self) -> dict[Kind, int]:
         purposes = {Kind.FEE: names.platform("network-fees"), Kind.RENT: names.platform("account-rent")}
         specs = [
-            AccountSpec(name, self.native.code, AccountType.EXPENSE, overdraft=True)
+            AccountSpec(name, self.native.code, AccountType.EXPENSE, overdraft_limit=UNLIMITED)
             for name in purposes.values()
         ]
         accounts = await open_accounts(self.session, self.org_id, specs)

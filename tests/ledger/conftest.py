@@ -9,10 +9,11 @@ from sqlalchemy import text
 
 from core.database import Database
 from core.errors import CofferError
-from ledger.accounts import AccountSpec, list_accounts, open_account, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, list_accounts, open_account, open_accounts
+from ledger.commands import Command, Move, Posted, Step
 from ledger.entries import FundAccounts
 from ledger.models import AccountType, Kind
-from ledger.posting import Command, Move, Posted, Step, post
+from ledger.posting import post
 
 OPENING = 1_000
 
@@ -53,11 +54,11 @@ class Wallet:
         return outcome
 
     async def open(
-        self, name: str, type: AccountType, currency: str = "USDC", overdraft: bool = False
+        self, name: str, type: AccountType, currency: str = "USDC", overdraft_limit: int | None = 0
     ) -> int:
         async with self.database.organisation(self.org_id) as session:
             self.ids[name] = await open_account(
-                session, self.org_id, AccountSpec(f"test:{name}", currency, type, overdraft)
+                session, self.org_id, AccountSpec(f"test:{name}", currency, type, overdraft_limit)
             )
             await session.commit()
         return self.ids[name]
@@ -84,9 +85,9 @@ async def wallet(app_database: Database) -> AsyncIterator[Wallet]:
         "opening": AccountSpec("platform:opening", "USDC", AccountType.EQUITY),
         "available": AccountSpec("wallet:ethereum:0xabc:available", "USDC", AccountType.ASSET),
         "reserved": AccountSpec("wallet:ethereum:0xabc:reserved", "USDC", AccountType.ASSET),
-        "beneficiary": AccountSpec("ext:beneficiary", "USDC", AccountType.EXPENSE, overdraft=True),
-        "gas": AccountSpec("wallet:ethereum:0xabc:gas", "ETH", AccountType.ASSET, overdraft=True),
-        "network-fees": AccountSpec("platform:network-fees", "ETH", AccountType.EXPENSE, overdraft=True),
+        "beneficiary": AccountSpec("ext:beneficiary", "USDC", AccountType.EXPENSE, UNLIMITED),
+        "gas": AccountSpec("wallet:ethereum:0xabc:gas", "ETH", AccountType.ASSET, UNLIMITED),
+        "network-fees": AccountSpec("platform:network-fees", "ETH", AccountType.EXPENSE, UNLIMITED),
     }
     async with app_database.organisation(org_id) as session:
         accounts = await open_accounts(session, org_id, specs.values())

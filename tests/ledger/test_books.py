@@ -16,9 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from core.database import Database, listen_url
 from core.errors import CofferError
 from ledger.books import Books
+from ledger.commands import Move, Posted
 from ledger.errors import InsufficientFunds
 from ledger.models import AccountType, Kind
-from ledger.posting import Move, Posted
 from sandbox.schema import DatabaseUrls, Schema
 from tests.ledger.conftest import UNTOUCHED, Wallet
 
@@ -111,15 +111,15 @@ async def test_an_item_that_the_database_refuses_does_not_fail_its_neighbours(
     outcomes = await asyncio.gather(
         *(books.post(wallet.org_id, reserve(wallet, 1, cause)) for cause in causes), return_exceptions=True
     )
-    assert isinstance(outcomes.pop(13), DBAPIError)
+    assert isinstance(outcomes.pop(13), asyncpg.DataError)
     assert {type(outcome) for outcome in outcomes} == {Posted}
     assert await wallet.balances() == UNTOUCHED | {"available": (961, 961), "reserved": (39, 39)}
 
 
 async def test_organisations_do_not_share_a_transaction(wallet: Wallet, books: Books) -> None:
     other = Wallet(wallet.database, uuid4(), {})
-    a = await other.open("a", AccountType.ASSET, overdraft=True)
-    b = await other.open("b", AccountType.ASSET, overdraft=True)
+    a = await other.open("a", AccountType.ASSET, overdraft_limit=None)
+    b = await other.open("b", AccountType.ASSET, overdraft_limit=None)
     await asyncio.gather(
         *(books.post(wallet.org_id, reserve(wallet, 1)) for _ in range(50)),
         *(books.post(other.org_id, [Move(Kind.RESERVE, a, b, 1)]) for _ in range(50)),

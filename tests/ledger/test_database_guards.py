@@ -10,8 +10,8 @@ import asyncpg
 import pytest
 
 from core.database import listen_url
+from ledger.commands import Move
 from ledger.models import AccountType, Kind
-from ledger.posting import Move
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import OPENING, UNTOUCHED, Wallet
 
@@ -39,15 +39,19 @@ async def insert(
     org_id: UUID | None = None,
     phase: str = "posted",
     resolves: UUID | None = None,
+    held: int | None = None,
+    transfer_id: UUID | None = None,
 ) -> None:
     """One transfer by plain SQL."""
     await connection.execute(
         """
-        INSERT INTO ledger_transfer (id, org_id, chain_id, kind, phase, debit_account_id, credit_account_id,
-            amount, currency, resolves, debit_sequence, credit_sequence, debit_balance, credit_balance)
-        VALUES ($1, $2, $1, 'reserve', $3, $4, $5, $6::text::numeric, $7, $8, 1, 1, 1, 1)
+        INSERT INTO ledger_transfer (id, org_id, batch, kind, phase, debit_account_id, credit_account_id,
+            amount, held, currency, resolves, debit_sequence, credit_sequence, debit_balance, credit_balance)
+        SELECT $1, $2, 0, 'reserve', $3, $4, $5, $6::text::numeric, $9::text::numeric, $7, $8,
+               coalesce((SELECT sequence FROM ledger_account WHERE id = $4), 0) + 1,
+               coalesce((SELECT sequence FROM ledger_account WHERE id = $5), 0) + 1, 1, 1
         """,
-        uuid4(),
+        transfer_id or uuid4(),
         org_id or wallet.org_id,
         phase,
         debit,
@@ -55,6 +59,7 @@ async def insert(
         str(amount),
         currency,
         resolves,
+        None if resolves is None else str(held or amount),
     )
 
 
@@ -117,8 +122,8 @@ async def test_the_totals_of_an_account_change_by_transfers_alone(
 async def test_an_account_opens_empty(owner: Connection, wallet: Wallet, column: str) -> None:
     with pytest.raises(asyncpg.CheckViolationError, match="an account opens empty"):
         await owner.execute(
-            f"INSERT INTO ledger_account (org_id, name, currency, type, overdraft, {column})"
-            " VALUES ($1, 'new', 'USDC', 'asset', true, 1)",
+            f"INSERT INTO ledger_account (org_id, name, currency, type, overdraft_limit, {column})"
+            " VALUES ($1, 'new', 'USDC', 'asset', NULL, 1)",
             wallet.org_id,
         )
     assert await wallet.balances() == UNTOUCHED
@@ -141,7 +146,7 @@ async def test_a_transfer_in_another_currency_than_its_accounts_is_refused(
 
 async def test_a_transfer_between_two_organisations_is_refused(owner: Connection, wallet: Wallet) -> None:
     other = Wallet(wallet.database, uuid4(), {})
-    theirs = await other.open("theirs", AccountType.ASSET, overdraft=True)
+    theirs = await other.open("theirs", AccountType.ASSET, overdraft_limit=None)
     for org_id in (wallet.org_id, other.org_id, uuid4()):
         for debit, credit in ((wallet.ids["reserved"], theirs), (theirs, wallet.ids["available"])):
             with pytest.raises(asyncpg.ForeignKeyViolationError):
@@ -185,27 +190,71 @@ async def test_what_is_held_is_not_spent_by_a_plain_insert(owner: Connection, wa
     assert await wallet.balances() == UNTOUCHED | {"available": (1_000, 300)}
 
 
-async def test_no_more_is_resolved_than_is_held(owner: Connection, wallet: Wallet) -> None:
-    for phase in ("post", "void"):
+async def test_what_resolves_no_hold_is_refused(owner: Connection, wallet: Wallet) -> None:
+    debit, credit = wallet.ids["reserved"], wallet.ids["available"]
+    for phase in ("post", "void", "fail", "expire"):
+        # Nothing at all is pending: the totals would go below zero.
         with pytest.raises(asyncpg.CheckViolationError, match="no_negative_total"):
-            await insert(
-                owner,
-                wallet,
-                wallet.ids["reserved"],
-                wallet.ids["available"],
-                phase=phase,
-                resolves=uuid4(),
-            )
-    assert await wallet.balances() == UNTOUCHED
+            await insert(owner, wallet, debit, credit, phase=phase, resolves=uuid4())
+    held = uuid4()
+    await insert(owner, wallet, debit, credit, 10, phase="pending", transfer_id=held)
+    for resolves, sides, given in (
+        (uuid4(), (debit, credit), 10),
+        (held, (credit, debit), 10),
+        (held, (debit, credit), 9),
+    ):
+        with pytest.raises((asyncpg.ForeignKeyViolationError, asyncpg.CheckViolationError)):
+            await insert(owner, wallet, *sides, 4, phase="post", resolves=resolves, held=given)
+    with pytest.raises(asyncpg.CheckViolationError, match="no_more_than_was_held"):
+        await insert(owner, wallet, debit, credit, 11, phase="post", resolves=held, held=10)
+    assert await wallet.balances() == UNTOUCHED | {"available": (1_000, 990)}
 
 
 async def test_a_hold_is_resolved_by_one_row_alone(owner: Connection, wallet: Wallet) -> None:
     held, (debit, credit) = uuid4(), (wallet.ids["reserved"], wallet.ids["available"])
-    await insert(owner, wallet, debit, credit, 10, phase="pending")
-    await insert(owner, wallet, debit, credit, 4, phase="post", resolves=held)
-    with pytest.raises(asyncpg.UniqueViolationError):
-        await insert(owner, wallet, debit, credit, 4, phase="post", resolves=held)
+    await insert(owner, wallet, debit, credit, 10, phase="pending", transfer_id=held)
+    await insert(owner, wallet, debit, credit, 4, phase="post", resolves=held, held=10)
+    with pytest.raises((asyncpg.UniqueViolationError, asyncpg.CheckViolationError)):
+        await insert(owner, wallet, debit, credit, 4, phase="post", resolves=held, held=10)
     assert await balanced(owner)
+    assert await wallet.balances() == UNTOUCHED | {"available": (996, 996), "reserved": (4, 4)}
+
+
+async def test_a_gap_in_an_accounts_sequence_is_refused(owner: Connection, wallet: Wallet) -> None:
+    for debit_sequence, credit_sequence in ((2, 2), (1, 3), (0, 2)):
+        with pytest.raises(asyncpg.ForeignKeyViolationError):
+            await owner.execute(
+                """
+                INSERT INTO ledger_transfer (id, org_id, batch, kind, phase, debit_account_id,
+                    credit_account_id, amount, currency, debit_sequence, credit_sequence, debit_balance,
+                    credit_balance)
+                VALUES (gen_random_uuid(), $1, 0, 'reserve', 'posted', $2, $3, 1, 'USDC', $4, $5, 1, 1)
+                """,
+                wallet.org_id,
+                wallet.ids["reserved"],
+                wallet.ids["available"],
+                debit_sequence,
+                credit_sequence,
+            )
+    assert await wallet.balances() == UNTOUCHED
+
+
+async def test_an_account_that_is_not_empty_is_not_closed(owner: Connection, wallet: Wallet) -> None:
+    with pytest.raises(asyncpg.CheckViolationError, match="closed_is_empty"):
+        await owner.execute("UPDATE ledger_account SET active = false WHERE id = $1", wallet.ids["available"])
+
+
+async def test_nothing_is_written_into_a_closed_period(owner: Connection, wallet: Wallet) -> None:
+    await owner.execute(
+        "INSERT INTO ledger_period (org_id, closed_through, sealed_through)"
+        " VALUES ($1, now() + interval '1 day', now())",
+        wallet.org_id,
+    )
+    with pytest.raises(asyncpg.RestrictViolationError, match="closed period"):
+        await insert(owner, wallet, wallet.ids["reserved"], wallet.ids["available"])
+    with pytest.raises(asyncpg.RestrictViolationError, match="stays sealed"):
+        await owner.execute("UPDATE ledger_period SET sealed_through = NULL")
+    assert await wallet.balances() == UNTOUCHED
 
 
 @pytest.mark.parametrize(
@@ -254,12 +303,12 @@ async def test_one_bad_row_of_a_statement_undoes_the_whole_statement(
     with pytest.raises(asyncpg.CheckViolationError, match="no_overdraft"):
         await owner.execute(
             """
-            INSERT INTO ledger_transfer (id, org_id, chain_id, kind, phase, debit_account_id,
+            INSERT INTO ledger_transfer (id, org_id, batch, kind, phase, debit_account_id,
                 credit_account_id, amount, currency, debit_sequence, credit_sequence, debit_balance,
                 credit_balance)
-            SELECT gen_random_uuid(), $1, gen_random_uuid(), 'reserve', 'posted', $2, $3, amount, 'USDC',
-                   1, 1, 1, 1
-            FROM unnest(ARRAY[10, 20, 2000]) AS amount
+            SELECT gen_random_uuid(), $1, 0, 'reserve', 'posted', $2, $3, amount, 'USDC',
+                   place, place + 1, 1, 1
+            FROM unnest(ARRAY[10, 20, 2000]) WITH ORDINALITY AS given (amount, place)
             """,
             wallet.org_id,
             wallet.ids["reserved"],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from ledger.commands import PostHold
 from ledger.entries import (
     debit_balance,
     get_treasury_net_position,
@@ -8,7 +9,6 @@ from ledger.entries import (
     release_reserve,
     reserve_balance,
 )
-from ledger.posting import PostHold
 from tests.ledger.conftest import UNTOUCHED, Wallet
 
 

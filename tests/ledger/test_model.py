@@ -24,8 +24,9 @@ from sqlalchemy import text
 from core.database import Database
 from core.errors import CofferError
 from core.money import MAX_UNITS
-from ledger.accounts import AccountSpec, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
 from ledger.books import Books
+from ledger.commands import Command, Hold, Move, Posted, PostHold, Step, VoidHold
 from ledger.errors import (
     AccountClosed,
     AlreadyResolved,
@@ -37,19 +38,19 @@ from ledger.errors import (
     UnknownHold,
 )
 from ledger.models import AccountType, Kind
-from ledger.posting import Command, Hold, Move, Posted, PostHold, Step, VoidHold, post
+from ledger.posting import post
 
 EXAMPLES = 120
 STEPS = 20
 CALLERS = 40
 
 SPECS = [
-    AccountSpec("source", "USDC", AccountType.EQUITY, overdraft=True),
+    AccountSpec("source", "USDC", AccountType.EQUITY, overdraft_limit=UNLIMITED),
     AccountSpec("available", "USDC", AccountType.ASSET),
     AccountSpec("reserved", "USDC", AccountType.ASSET),
     AccountSpec("owed", "USDC", AccountType.LIABILITY),
     AccountSpec("costs", "USDC", AccountType.EXPENSE),
-    AccountSpec("gas", "ETH", AccountType.ASSET, overdraft=True),
+    AccountSpec("gas", "ETH", AccountType.ASSET, overdraft_limit=UNLIMITED),
     AccountSpec("fees", "ETH", AccountType.EXPENSE),
 ]
 UNKNOWN = 10**9
@@ -82,6 +83,11 @@ class Model:
         if self.specs[id].type.grows_by_debit:
             return debits - credits - credits_pending
         return credits - debits - debits_pending
+
+    def is_in_use(self, id: int) -> bool:
+        """Whether an account is not empty, and so cannot be closed."""
+        debits, credits, debits_pending, credits_pending, _ = self.totals[id]
+        return debits != credits or debits_pending > 0 or credits_pending > 0
 
     def command(self, command: Command) -> Outcome:
         """Do all of it, or answer why not and be as before."""
@@ -147,7 +153,7 @@ class Model:
         takes_from_credited = self.specs[move.credit].type.grows_by_debit
         takes_from_debited = not self.specs[move.debit].type.grows_by_debit
         for id, takes in ((move.credit, takes_from_credited), (move.debit, takes_from_debited)):
-            if takes and not self.specs[id].overdraft and self.available(id) < move.amount:
+            if takes and self.specs[id].overdraft_limit == 0 and self.available(id) < move.amount:
                 return InsufficientFunds
         return None
 
@@ -278,6 +284,8 @@ class BooksAgainstModel(RuleBasedStateMachine):
 
     @rule(place=st.integers(0, len(SPECS) - 1), closed=st.sampled_from([True, False, False, False]))
     def close(self, place: int, closed: bool) -> None:
+        if closed and self.model.is_in_use(self.ids[place]):
+            return
         self._run(self._ledger.close(self.ids[place], closed))
         (self.model.closed.add if closed else self.model.closed.discard)(self.ids[place])
 

@@ -1,0 +1,14 @@
+"""Monitors, their alerts, and what they have seen."""
+
+from __future__ import annotations
+
+revision = "0008"
+down_revision = "0007"
+
+
+def upgrade() -> None:
+    pass
+
+
+def downgrade() -> None:
+    pass
