@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from decimal import Decimal
 from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
@@ -17,6 +18,7 @@ from core.database import Database
 from core.money import USD, USDC
 from core.organisations import CredentialKind, create_organisation, issue
 from core.secrets import FieldVault
+from ledger.rates import set_rate
 from sandbox import anvil
 from sandbox.ethereum import Deployment
 from sandbox.solana import Mint, airdrop
@@ -31,6 +33,8 @@ ESCROW_USDC: Final = 100_000 * USDC_UNITS
 BANK_ESCROW_USD: Final = 500_000 * 100
 GAS_WEI: Final = 10_000 * 10**18
 GAS_LAMPORTS: Final = 10_000 * 10**9
+# What a unit is worth in dollars, as round as play money may be.
+DOLLAR_RATES: Final = {"EUR": "1.08", "USDC": "1", "ETH": "3000", "SOL": "150"}
 # scrypt's work for a key that guards play money: opening it should not slow a start.
 KEYSTORE_N: Final = 2**12
 
@@ -117,6 +121,8 @@ async def seed(
     ]
     org_id = UUID(first.org_id)
     async with database.everything() as session:
+        for base, rate in DOLLAR_RATES.items():
+            await set_rate(session, base, "USD", Decimal(rate), source="sandbox")
         escrow = await open_escrow(session, org_id, USDC, "proj_sandbox")
         for wallet in (first.ethereum, first.solana):
             await allocate(session, org_id, wallet.wallet_id, escrow, ESCROW_USDC)
