@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 from sqlalchemy.exc import IntegrityError
-from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import ChainName
 from chains.signers import Curve
 from chains.signers.keystore import Keystore
-from core.database import Database
+from cli.connection import AsJson, print_answer, worker_session
 from core.errors import NotFound
 from core.organisations import SCOPES, CredentialKind, create_organisation, issue
 from core.secrets import FieldVault
@@ -25,7 +21,6 @@ from migrations import migrate as upgrade
 from treasury.chains import build_chains
 from treasury.funds import open_wallet
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 Chain = Annotated[ChainName, typer.Argument(help="The chain.")]
 
 _CURVES = {ChainName.ETHEREUM: Curve.SECP256K1, ChainName.SOLANA: Curve.ED25519}
@@ -55,12 +50,12 @@ def create_org(name: str, as_json: AsJson = False) -> None:
 
     async def create() -> dict[str, Any]:
         vault = FieldVault.from_settings(get_settings().encryption_keys)
-        async with _session() as session:
+        async with worker_session() as session:
             organisation, stream_secret = await create_organisation(session, vault, name)
             await session.commit()
             return {"org_id": str(organisation.id), "stream_secret": stream_secret}
 
-    _print(asyncio.run(create()), as_json)
+    print_answer(asyncio.run(create()), as_json)
 
 
 @organisations.command("key")
@@ -71,7 +66,7 @@ def create_key(
 ) -> None:
     """Issue an API key. It is shown this once."""
     _, secret = asyncio.run(_issue(org_id, CredentialKind.API_KEY, scope))
-    _print({"api_key": secret}, as_json)
+    print_answer({"api_key": secret}, as_json)
 
 
 @organisations.command("client")
@@ -82,7 +77,7 @@ def create_client(
 ) -> None:
     """Register an OAuth2 client. Its secret is shown this once."""
     client_id, secret = asyncio.run(_issue(org_id, CredentialKind.CLIENT, scope))
-    _print({"client_id": client_id, "client_secret": secret}, as_json)
+    print_answer({"client_id": client_id, "client_secret": secret}, as_json)
 
 
 @wallets.command("key")
@@ -90,7 +85,7 @@ def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
     """Make a key for a chain in the keystore and print its address, to be funded before it is opened."""
     settings = get_settings()
     keystore = Keystore.from_settings(settings)
-    _print({"address": keystore.create(_CURVES[chain])}, as_json)
+    print_answer({"address": keystore.create(_CURVES[chain])}, as_json)
 
 
 @wallets.command("open")
@@ -107,7 +102,7 @@ def open_treasury_wallet(
         if chain not in chains:
             raise ValueError(f"set COFFER_{chain.upper()}__RPC_URL")
         try:
-            async with _session() as session:
+            async with worker_session() as session:
                 wallet = await open_wallet(session, org_id, chains[chain], address, name)
                 await session.commit()
                 return {"wallet_id": wallet.id, "address": wallet.address}
@@ -115,35 +110,14 @@ def open_treasury_wallet(
             for one in chains.values():
                 await one.close()
 
-    _print(asyncio.run(open_it()), as_json)
+    print_answer(asyncio.run(open_it()), as_json)
 
 
 async def _issue(org_id: UUID, kind: CredentialKind, scopes: list[str] | None) -> tuple[str, str]:
-    async with _session() as session:
+    async with worker_session() as session:
         try:
             credential, secret = await issue(session, org_id, kind, scopes or SCOPES)
             await session.commit()
         except IntegrityError:
             raise NotFound(f"there is no organisation {org_id}") from None
         return credential.id, secret
-
-
-@asynccontextmanager
-async def _session() -> AsyncIterator[AsyncSession]:
-    url = get_settings().worker_database_url
-    if url is None:
-        raise typer.BadParameter("set COFFER_WORKER_DATABASE_URL")
-    database = Database.connect(url, 1)
-    try:
-        async with database.everything() as session:
-            yield session
-    finally:
-        await database.close()
-
-
-def _print(answer: dict[str, Any], as_json: bool) -> None:
-    if as_json:
-        typer.echo(json.dumps(answer))
-    else:
-        for name, value in answer.items():
-            typer.echo(f"{name}: {value}")

@@ -19,6 +19,7 @@ _COMMANDS: Final = {
     "migrate": "cli.administration",
     "org": "cli.administration",
     "wallet": "cli.administration",
+    "ledger": "cli.ledger",
 }
 # What the sandbox is made of comes with the extra of that name; a production image leaves it out.
 _SANDBOX_COMMANDS: Final = {
