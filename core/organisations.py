@@ -54,7 +54,7 @@ class Organisation(SQLModel, table=True):
 
 
 class Credential(SQLModel, table=True):
-    """Something that proves a caller: an API key, an OAuth2 client, or an access token of one."""
+    """Something that proves a caller: an API key, an OAuth2 client, or an access token of one, `client_id`."""
 
     __tablename__ = "credential"
     __table_args__ = (Index("ix_credential_org", "org_id"),)
@@ -63,6 +63,7 @@ class Credential(SQLModel, table=True):
     org_id: UUID = Field(foreign_key="organisation.id")
     kind: str
     digest: bytes = Field(sa_column=Column(LargeBinary, nullable=False, unique=True))
+    client_id: str | None = Field(default=None, sa_column=typeid(nullable=True))
     scopes: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
     created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
     expires_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))

@@ -24,6 +24,30 @@ class UnknownAccount(NotFound):
         self.account_id = account_id
 
 
+class NoSuchAccount(NotFound):
+    """The organisation has no account of this name, or none that begins with it."""
+
+    def __init__(self, name: str) -> None:
+        super().__init__(f"There is no account {name}", FieldError("account", "does not exist"))
+
+
+class UnknownTransaction(NotFound):
+    """No such transaction on the accounts in view."""
+
+    def __init__(self) -> None:
+        super().__init__("The transaction does not exist")
+
+
+class OffsetTooLarge(ValidationError):
+    """An offset that would read too far: a cursor goes on from any place at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"An offset beyond {most} is not served; go on with pagination.cursor",
+            FieldError("offset", f"must not exceed {most}: use the cursor"),
+        )
+
+
 class AccountClosed(Conflict):
     """The account is closed and takes no more transfers."""
 
@@ -142,3 +166,66 @@ class AccountNotEmpty(Conflict):
 
     def __init__(self, account: str) -> None:
         super().__init__(f"The account {account} is not empty")
+
+
+class InvalidBeneficiary(ValidationError):
+    """The beneficiary cannot be named: empty, out of the rules, or an IBAN whose check digits are wrong."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("Invalid beneficiary", FieldError("beneficiary", why))
+
+
+class NoRate(ValidationError):
+    """Nothing is known of what the one currency is worth in the other, or the amount is worth nothing in it."""
+
+    def __init__(self, sell: str, buy: str, why: str = "has no rate") -> None:
+        super().__init__(f"{sell} cannot be exchanged for {buy}", FieldError("currency", why))
+
+
+class UnknownQuote(NotFound):
+    """No such quote in this organisation."""
+
+    def __init__(self) -> None:
+        super().__init__("The quote does not exist")
+
+
+class QuoteUsed(Conflict):
+    """A quote is good for one exchange, and that happened."""
+
+    def __init__(self) -> None:
+        super().__init__("The quote is used already", FieldError("quoteId", "is used"))
+
+
+class QuoteExpired(Conflict):
+    """The quote's time has run out."""
+
+    def __init__(self) -> None:
+        super().__init__("The quote has expired", FieldError("quoteId", "has expired"))
+
+
+class QuoteDiffers(ValidationError):
+    """The quote is for another currency or amount."""
+
+    def __init__(self) -> None:
+        super().__init__("The quote is for another amount", FieldError("quoteId", "is for another amount"))
+
+
+class UnknownPayout(NotFound):
+    """No such payout in this organisation."""
+
+    def __init__(self) -> None:
+        super().__init__("The payout does not exist")
+
+
+class PayoutResolved(Conflict):
+    """The payout was confirmed, failed or cancelled before."""
+
+    def __init__(self, status: str) -> None:
+        super().__init__(f"The payout is {status} already", FieldError("status", f"is {status}"))
+
+
+class NotRetryable(Conflict):
+    """Only a payout that failed is tried again, and only once: after that it is the later one's turn."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("The payout cannot be tried again", FieldError("status", why))

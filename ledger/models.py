@@ -178,6 +178,15 @@ class TransferRecord(SQLModel, table=True):
         ),
         Index("uq_ledger_transfer_debit", "debit_account_id", "debit_sequence", unique=True),
         Index("uq_ledger_transfer_credit", "credit_account_id", "credit_sequence", unique=True),
+        *(
+            Index(
+                f"ix_ledger_transfer_{side}_dated",
+                f"{side}_account_id",
+                f"{side}_sequence",
+                postgresql_where=text("effective_at IS NOT NULL AND phase = 'posted'"),
+            )
+            for side in ("debit", "credit")
+        ),
         Index(
             "ix_ledger_transfer_debit_effective",
             "debit_account_id",
@@ -239,6 +248,8 @@ class Reference(SQLModel, table=True):
     """An idempotent reference: the SHA-256 of the command that carried it, and its transfers."""
 
     __tablename__ = "ledger_reference"
+    # A chain is named by its first transfer: so the reference of any of them is found.
+    __table_args__ = (Index("ix_ledger_reference_first", "org_id", text("(transfers[1])")),)
 
     org_id: UUID = Field(primary_key=True)
     reference: str = Field(sa_column=typeid(primary_key=True))

@@ -2,6 +2,23 @@
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
+from core.errors import ValidationError
+
+# What a caller may put between two colons: no colon, which would make it a name of another shape.
+_PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+|=/-]{0,99}", re.ASCII)
+# First parts that say what kind of party it is; a provider called so could reach into another's accounts.
+_KINDS: Final = frozenset({"user", "platform", "ext", "fx", "escrow", "wallet"})
+
+
+def part(field: str, text: str) -> str:
+    """`text`, if it may stand between two colons of a name. Raises `ValidationError` about `field`."""
+    if not _PART.fullmatch(text):
+        raise ValidationError.at(field, "must be 1 to 100 letters, digits or . _ @ + | = / -")
+    return text
+
 
 def wallet(chain: str, address: str, purpose: str) -> str:
     """An account of a treasury wallet; `purpose` is `available`, `reserved` or `gas`."""
@@ -21,3 +38,20 @@ def external(identifier: str) -> str:
 def platform(purpose: str) -> str:
     """An account of the platform itself."""
     return f"platform:{purpose}"
+
+
+def user(client_id: str) -> str:
+    """A client's own money. Raises `ValidationError` for an id that can be no part of a name."""
+    return f"user:{part('clientId', client_id)}"
+
+
+def provider(name: str, identifier: str) -> str:
+    """An account at a provider of payments. Raises `ValidationError` for what can be no part of a name."""
+    if name.lower() in _KINDS:
+        raise ValidationError.at("provider", "is the name of a kind of account")
+    return f"{part('provider', name)}:{part('identifier', identifier)}"
+
+
+def exchange(identifier: str) -> str:
+    """A partner who changes one currency into another."""
+    return f"fx:{identifier}"

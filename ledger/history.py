@@ -1,0 +1,239 @@
+"""Transfers as an account sees them: the one place that reads them from its perspective.
+
+A *transaction* is what a reader lists: a transfer that happened at once, or a hold with what became of it; it
+stands where it was created. A *movement* is what changed the balance: a transfer that happened at once, or
+the posting of a hold; it stands where it was booked, and statements and exports are made of these.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Final
+from uuid import UUID
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from ledger.instants import Clock, balance_before, sequence_before
+from ledger.models import Account, Kind
+
+
+class Type(StrEnum):
+    """CREDIT where the balance of the account grows, money in; DEBIT where it shrinks, money out."""
+
+    CREDIT = "credit"
+    DEBIT = "debit"
+
+
+class Status(StrEnum):
+    """A hold is PENDING, and CONFIRMED once it was posted, CANCELLED when it was voided or ran out of time,
+    FAILED when what it was held for failed. Everything else is CONFIRMED."""
+
+    PENDING = "pending"
+    CONFIRMED = "confirmed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a transaction stands in a list, the newest first: stable while others are written."""
+
+    created_at: datetime
+    account_id: int
+    sequence: int
+
+
+@dataclass(frozen=True, slots=True)
+class Transaction:
+    """A transaction of one account. `amount`, and `balance_after` in the account's own direction, are in
+    smallest units; of a hold that was posted, they are those of the posting. `reference` is the idempotent
+    reference it came with, or else the business it belongs to."""
+
+    id: UUID
+    account_id: int
+    account: str
+    sequence: int
+    type: Type
+    amount: int
+    currency: str
+    balance_after: int
+    counterparty: str
+    status: Status
+    kind: Kind
+    created_at: datetime
+    confirmed_at: datetime | None
+    effective_at: datetime | None
+    reference: str | None
+    transfer_group: UUID | None
+    metadata: dict[str, Any] | None
+
+    @property
+    def place(self) -> Place:
+        return Place(self.created_at, self.account_id, self.sequence)
+
+
+@dataclass(frozen=True, slots=True)
+class Filters:
+    """What is wanted of a list; None wants all. Created from `since` on and before `until`."""
+
+    type: Type | None = None
+    status: Status | None = None
+    since: datetime | None = None
+    until: datetime | None = None
+    reference: str | None = None
+
+
+# A transfer as one of its sides sees it; `view` says of an account whether it grows by debits.
+_SIDE: Final = """
+    SELECT transfer.org_id, transfer.id, transfer.chain_id, transfer.kind, transfer.phase, transfer.amount,
+           transfer.currency, transfer.cause, transfer.recorded_at, transfer.effective_at,
+           transfer.metadata, transfer.resolves, transfer.{side}_account_id AS account_id,
+           transfer.{other}_account_id AS counterparty_id, transfer.{side}_sequence AS sequence,
+           transfer.{side}_balance AS balance, {incoming} AS incoming
+    FROM ledger_transfer AS transfer CROSS JOIN {view} AS view
+    WHERE transfer.{side}_account_id = view.id
+"""
+_GROWS = {"debit": "view.grows_by_debit", "credit": "NOT view.grows_by_debit"}
+
+
+def _sides(view: str, rest: str) -> str:
+    """Both sides of the accounts of `view`, each row as its account sees it, narrowed by the `rest`."""
+    return " UNION ALL ".join(
+        "(" + _SIDE.format(side=side, other=other, incoming=_GROWS[side], view=view)
+        + rest.format(side=side, incoming=_GROWS[side]) + ")"
+        for side, other in (("debit", "credit"), ("credit", "debit"))
+    )  # fmt: skip
+
+
+# What a reader is told of the rows of `entry`, which are sides of transfers. The reference is that of the
+# chain, which is named by its first transfer.
+TRANSACTION: Final = """
+    SELECT entry.id, entry.account_id, account.name AS account, entry.sequence, entry.incoming,
+           coalesce(resolution.amount, entry.amount) AS amount, entry.currency,
+           CASE WHEN resolution.phase <> 'post' OR resolution.id IS NULL THEN entry.balance
+                WHEN resolution.debit_account_id = entry.account_id THEN resolution.debit_balance
+                ELSE resolution.credit_balance END AS balance_after,
+           counterparty.name AS counterparty, entry.kind, entry.recorded_at AS created_at,
+           outcome.status,
+           CASE WHEN outcome.status = 'confirmed' THEN coalesce(resolution.recorded_at, entry.recorded_at)
+               END AS confirmed_at,
+           entry.effective_at, coalesce(named.reference, entry.cause) AS reference, entry.chain_id,
+           entry.metadata
+    FROM {entry} AS entry
+    JOIN ledger_account AS account ON account.id = entry.account_id
+    JOIN ledger_account AS counterparty ON counterparty.id = entry.counterparty_id
+    LEFT JOIN ledger_transfer AS resolution
+        ON entry.phase = 'pending' AND resolution.org_id = entry.org_id AND resolution.resolves = entry.id
+    LEFT JOIN LATERAL (
+        SELECT reference FROM ledger_reference
+        WHERE ledger_reference.org_id = entry.org_id
+          AND ledger_reference.transfers[1] = coalesce(entry.chain_id, entry.id)
+        LIMIT 1
+    ) AS named ON true
+    CROSS JOIN LATERAL (
+        SELECT CASE WHEN entry.phase = 'posted' OR resolution.phase = 'post' THEN 'confirmed'
+                    WHEN resolution.id IS NULL THEN 'pending'
+                    WHEN resolution.phase = 'fail' THEN 'failed'
+                    ELSE 'cancelled' END AS status
+    ) AS outcome
+    WHERE entry.phase IN ('posted', 'pending')
+"""
+
+# What is told of movements. One that let a held amount happen speaks for its hold, under the hold's id.
+_MOVEMENT: Final = """
+    SELECT coalesce(entry.resolves, entry.id) AS id, entry.sequence, entry.incoming, entry.amount,
+           entry.currency, entry.balance, counterparty.name AS counterparty, entry.kind, entry.recorded_at,
+           coalesce(entry.effective_at, entry.recorded_at) AS effective_at,
+           coalesce(named.reference, entry.cause) AS reference,
+           coalesce(entry.metadata, hold.metadata) AS metadata
+    FROM {entry} AS entry
+    JOIN ledger_account AS counterparty ON counterparty.id = entry.counterparty_id
+    LEFT JOIN ledger_transfer AS hold
+        ON entry.phase = 'post' AND hold.org_id = entry.org_id AND hold.id = entry.resolves
+    LEFT JOIN LATERAL (
+        SELECT reference FROM ledger_reference
+        WHERE ledger_reference.org_id = entry.org_id
+          AND ledger_reference.transfers[1] = CASE WHEN hold.id IS NULL
+              THEN coalesce(entry.chain_id, entry.id) ELSE coalesce(hold.chain_id, hold.id) END
+        LIMIT 1
+    ) AS named ON true
+    WHERE entry.phase IN ('posted', 'post')
+"""
+
+_ACCOUNT: Final = """
+    (SELECT id, type IN ('asset', 'expense') AS grows_by_debit FROM ledger_account WHERE id = :account)
+"""
+_RECORDED: Final = "AND transfer.{side}_sequence > :after AND transfer.{side}_sequence <= :through"
+_DATED: Final = "AND transfer.effective_at >= :since AND transfer.effective_at < :until"
+
+_RECORDED_MOVEMENTS: Final = text(
+    _MOVEMENT.format(entry=f"({_sides(_ACCOUNT, _RECORDED)})") + " ORDER BY entry.sequence"
+)
+_EFFECTIVE_MOVEMENTS: Final = text(
+    _MOVEMENT.format(
+        entry=f"({_sides(_ACCOUNT, _RECORDED + ' AND transfer.effective_at IS NULL')}"
+        f" UNION ALL {_sides(_ACCOUNT, _DATED)})"
+    )
+    + " ORDER BY coalesce(entry.effective_at, entry.recorded_at), entry.sequence"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Movement:
+    """What changed an account's balance: `amount` in smallest units, `balance_after` in the account's own
+    direction and by the clock that was asked for. `id` is that of the transaction."""
+
+    id: UUID
+    sequence: int
+    type: Type
+    amount: int
+    currency: str
+    balance_after: int
+    counterparty: str
+    kind: Kind
+    recorded_at: datetime
+    effective_at: datetime
+    reference: str | None
+    metadata: dict[str, Any] | None
+
+
+async def movements(
+    session: AsyncSession, account: Account, since: datetime, until: datetime, clock: Clock
+) -> AsyncIterator[Movement]:
+    """What changed the account's balance from `since` on and before `until` by that clock, the oldest first.
+
+    Streams: a thousand rows are in memory at a time. Opening balance (`balance_before`) and the movements add
+    up if the session's transaction is REPEATABLE READ, or `until` is past.
+    """
+    balance = await balance_before(session, account, since, clock)
+    given: dict[str, Any] = {
+        "account": account.id,
+        "after": await sequence_before(session, account, since),
+        "through": await sequence_before(session, account, until),
+    }
+    statement = _RECORDED_MOVEMENTS
+    if clock is Clock.EFFECTIVE:
+        statement = _EFFECTIVE_MOVEMENTS
+        given |= {"since": since, "until": until}
+    rows = await session.stream(statement, given, execution_options={"yield_per": 1000})
+    async for row in rows:
+        amount = int(row.amount)
+        balance += amount if row.incoming else -amount
+        yield Movement(
+            id=row.id,
+            sequence=row.sequence,
+            type=Type.CREDIT if row.incoming else Type.DEBIT,
+            amount=amount,
+            currency=row.currency,
+            balance_after=balance,
+            counterparty=row.counterparty,
+            kind=Kind(row.kind),
+            recorded_at=row.recorded_at,
+            effective_at=row.effective_at,
+            reference=row.reference,
+            metadata=row.metadata,
+        )
