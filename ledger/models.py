@@ -232,7 +232,10 @@ class Batch(SQLModel, table=True):
     there may be rows of other batches. The numbers are the order in which the books are sealed."""
 
     __tablename__ = "ledger_batch"
-    __table_args__ = (CheckConstraint("transfers > 0", name="not_empty"),)
+    __table_args__ = (
+        CheckConstraint("transfers > 0", name="not_empty"),
+        Index("ix_ledger_batch_org", "org_id", "number"),
+    )
 
     number: int | None = Field(
         default=None, sa_column=Column(BigInteger, Identity(always=True), primary_key=True)

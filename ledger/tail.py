@@ -1,0 +1,184 @@
+"""What trails the books: reads their batches in the order of their numbers, each once and none left out.
+
+Batches do not become visible in the order of their numbers: of two that are written at the same time the
+higher may commit first. So a follower fixes a horizon, the highest number there is, and remembers which
+transactions hold the lock that writing a batch takes. Whoever could still commit a number up to the horizon
+is one of those: the lock is taken before the number is drawn, and goes after the commit is visible. When the
+last of them has ended, all numbers up to the horizon are final; one that is missing was rolled back.
+
+A transaction that only reads holds nothing back, nor does one that writes anything but the books.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
+from uuid import UUID
+
+import asyncpg
+from sqlalchemy import BigInteger, Column, Text
+from sqlalchemy.dialects.postgresql import ARRAY
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlmodel import Field, SQLModel
+
+from core.database import Database
+from core.driver import fetch
+from core.locks import try_lock
+
+
+class Progress(SQLModel, table=True):
+    """How far a follower has come: it has consumed every batch up to `through`. `horizon` is what comes next,
+    final once none of `writers`, virtual transaction ids, writes any more."""
+
+    __tablename__ = "ledger_progress"
+
+    follower: str = Field(sa_column=Column(Text, primary_key=True))
+    through: int = Field(sa_column=Column(BigInteger, nullable=False))
+    horizon: int = Field(sa_column=Column(BigInteger, nullable=False))
+    writers: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
+
+
+@dataclass(frozen=True, slots=True)
+class BatchRef:
+    """A batch of the books, see `ledger.models.Batch`."""
+
+    number: int
+    org_id: UUID
+    first_id: UUID
+    last_id: UUID
+    transfers: int
+
+
+Consume = Callable[[AsyncSession, UUID, Sequence[BatchRef]], Awaitable[None]]
+
+
+class IncompleteBatch(Exception):
+    """A batch has not as many transfers as it says: somebody changed the books past the database's guards."""
+
+    def __init__(self, batch: BatchRef, found: int) -> None:
+        super().__init__(
+            f"batch {batch.number} of organisation {batch.org_id} has {found} transfers"
+            f" where it says {batch.transfers}"
+        )
+
+
+_PLACE = "SELECT through, horizon, writers FROM ledger_progress WHERE follower = $1"
+
+_KEEP = """
+    INSERT INTO ledger_progress (follower, through, horizon, writers) VALUES ($1, $2, $3, $4)
+    ON CONFLICT (follower) DO UPDATE SET through = $2, horizon = $3, writers = $4
+"""
+
+_HIGHEST = "SELECT coalesce(max(number), 0) AS number FROM ledger_batch"
+
+# Every INSERT takes this lock in this mode, whatever else its transaction holds.
+_WRITERS = """
+    SELECT virtualtransaction AS id FROM pg_locks
+    WHERE locktype = 'relation' AND mode = 'RowExclusiveLock' AND granted
+      AND relation = 'ledger_batch'::regclass
+      AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+"""
+
+_BATCHES = """
+    SELECT number, org_id, first_id, last_id, transfers
+    FROM (
+        SELECT *, sum(transfers) OVER (ORDER BY number) AS total
+        FROM (
+            SELECT number, org_id, first_id, last_id, transfers FROM ledger_batch
+            WHERE number > $1 AND number <= $2 ORDER BY number LIMIT $3
+        ) AS next
+    ) AS counted
+    WHERE total <= $3 OR total = transfers
+    ORDER BY number
+"""
+
+# The limit, one more than there should be, keeps the planner at one look into the index for each batch.
+_TRANSFERS = """
+    SELECT {columns}
+    FROM unnest($2::bigint[], $3::uuid[], $4::uuid[], $5::integer[])
+             AS given (number, first_id, last_id, transfers)
+        CROSS JOIN LATERAL (
+            SELECT * FROM ledger_transfer
+            WHERE org_id = $1 AND id BETWEEN given.first_id AND given.last_id AND batch = given.number
+            ORDER BY id LIMIT given.transfers + 1
+        ) AS transfer
+    ORDER BY transfer.batch, transfer.id
+"""
+
+
+async def follow(database: Database, follower: str, consume: Consume, *, most_transfers: int = 8192) -> int:
+    """Give `consume` the next final batches, organisation by organisation, in the order of their numbers.
+
+    One transaction of the worker's role: what `consume` writes and that the batches are consumed is committed
+    together, or not at all if it raises. At most `most_transfers` at a time, but a batch of more alone.
+    Answers how many transfers were consumed: 0 where nothing is final yet, or another is at it.
+    """
+    async with database.everything() as session:
+        if not await try_lock(session, f"tail:{follower}"):
+            return 0
+        through, horizon, writers = await _place(session, follower)
+        if through < horizon:
+            waiting = set(writers) & await _writing(session)
+        else:
+            (highest,) = await fetch(session, _HIGHEST)
+            horizon = highest["number"]
+            if horizon <= through:
+                return 0
+            # A statement of its own, so that it looks after the horizon was read.
+            waiting = await _writing(session)
+        if waiting:
+            await fetch(session, _KEEP, follower, through, horizon, sorted(waiting))
+            await session.commit()
+            return 0
+        batches = [
+            BatchRef(**row) for row in await fetch(session, _BATCHES, through, horizon, most_transfers)
+        ]
+        for org_id, theirs in groupby(sorted(batches, key=attrgetter("org_id")), attrgetter("org_id")):
+            await consume(session, org_id, list(theirs))
+        through = batches[-1].number if batches else horizon
+        await fetch(session, _KEEP, follower, through, horizon, [])
+        await session.commit()
+        return sum(batch.transfers for batch in batches)
+
+
+async def transfers_of(
+    session: AsyncSession, org_id: UUID, batches: Sequence[BatchRef], columns: str = "transfer.*"
+) -> Sequence[asyncpg.Record]:
+    """The transfers of some batches of one organisation, in the order of batch and id; amounts are `Decimal`,
+    metadata is text. `columns` says in SQL what is read of each `transfer`, `batch` among it.
+
+    Raises `IncompleteBatch` if a batch has not as many transfers as it says.
+    """
+    rows = await fetch(
+        session,
+        _TRANSFERS.format(columns=columns),
+        org_id,
+        [batch.number for batch in batches],
+        [batch.first_id for batch in batches],
+        [batch.last_id for batch in batches],
+        [batch.transfers for batch in batches],
+    )
+    found = {int(number): count for number, count in Counter(row["batch"] for row in rows).items()}
+    for batch in batches:
+        if found.get(batch.number, 0) != batch.transfers:
+            raise IncompleteBatch(batch, found.get(batch.number, 0))
+    return rows
+
+
+async def consumed_through(session: AsyncSession, follower: str) -> int:
+    """The number up to which a follower has consumed every batch; 0 before the first."""
+    through, _, _ = await _place(session, follower)
+    return through
+
+
+async def _place(session: AsyncSession, follower: str) -> tuple[int, int, Sequence[str]]:
+    for row in await fetch(session, _PLACE, follower):
+        return row["through"], row["horizon"], row["writers"]
+    return 0, 0, ()
+
+
+async def _writing(session: AsyncSession) -> set[str]:
+    return {row["id"] for row in await fetch(session, _WRITERS)}
