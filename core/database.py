@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import text
@@ -70,6 +70,19 @@ class Database:
         """A transaction for work that spans organisations; only the worker role's policies allow it."""
         async with AsyncSession(self.engine, expire_on_commit=False) as session:
             yield session
+
+    async def call(self, statement: str, *values: Any) -> Any:
+        """The first value that one statement answers, in a transaction of its own and a single round trip.
+        It must name its organisation itself. Raises asyncpg's errors as they are."""
+        async with self.engine.connect() as connection:
+            driver = (await connection.get_raw_connection()).driver_connection
+            assert driver is not None, "a connection that was checked out is open"
+            try:
+                return await driver.fetchval(statement, *values)
+            finally:
+                # The pool learns of a broken connection only from what goes through SQLAlchemy.
+                if driver.is_closed():
+                    await connection.invalidate()
 
     async def close(self) -> None:
         await self.engine.dispose()

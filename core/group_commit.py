@@ -19,13 +19,39 @@ Outcome = TypeVar("Outcome")
 Flush = Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
 
 _LONGEST_GATHERING = 0.008
-# A whole millisecond: uvloop rounds a shorter sleep to none.
-_LULL = 0.001
 
 # Classes of SQLSTATE that refuse what was asked, and say for sure that nothing of it was written: bad data,
 # a broken constraint, a transaction that lost to another, an exception raised by a function. After anything
 # else, such as a connection that broke, a commit may have happened: trying again could do it twice.
 _REFUSED = ("22", "23", "40", "P0")
+
+
+class _Lane(Generic[Item, Outcome]):
+    """What waits for an organisation's next flush."""
+
+    def __init__(self) -> None:
+        self.waiting: list[tuple[Item, asyncio.Future[Outcome]]] = []
+        self._wanted = 0
+        self._enough: asyncio.Future[None] | None = None
+
+    def append(self, item: Item, future: asyncio.Future[Outcome]) -> None:
+        self.waiting.append((item, future))
+        if self._enough is not None and len(self.waiting) >= self._wanted and not self._enough.done():
+            self._enough.set_result(None)
+
+    def take(self, most: int) -> list[tuple[Item, asyncio.Future[Outcome]]]:
+        taken, self.waiting = self.waiting[:most], self.waiting[most:]
+        return taken
+
+    async def gather(self, wanted: int, seconds: float) -> None:
+        """Wait until so many wait, at most `seconds`."""
+        if len(self.waiting) >= wanted:
+            return
+        self._wanted, self._enough = wanted, asyncio.get_running_loop().create_future()
+        try:
+            await asyncio.wait((self._enough,), timeout=seconds)
+        finally:
+            self._enough = None
 
 
 class GroupCommit(Generic[Item, Outcome]):
@@ -39,7 +65,7 @@ class GroupCommit(Generic[Item, Outcome]):
     def __init__(self, flush: Flush[Item, Outcome], *, limit: int) -> None:
         self._flush = flush
         self._limit = limit
-        self._lanes: dict[UUID, list[tuple[Item, asyncio.Future[Outcome]]]] = {}
+        self._lanes: dict[UUID, _Lane[Item, Outcome]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, org_id: UUID, item: Item) -> Outcome:
@@ -49,38 +75,34 @@ class GroupCommit(Generic[Item, Outcome]):
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         lane = self._lanes.get(org_id)
-        if lane is None:
-            self._lanes[org_id] = [(item, future)]
-            task = asyncio.create_task(self._drain(org_id))
-            self._running.add(task)
-            task.add_done_callback(self._running.discard)
-        else:
-            lane.append((item, future))
+        if lane is not None:
+            lane.append(item, future)
+            return await future
+        lane = self._lanes[org_id] = _Lane()
+        lane.append(item, future)
+        task = asyncio.create_task(self._drain(org_id, lane))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
         return await future
 
-    async def _drain(self, org_id: UUID) -> None:
+    async def _drain(self, org_id: UUID, lane: _Lane[Item, Outcome]) -> None:
         batch: list[tuple[Item, asyncio.Future[Outcome]]] = []
         try:
-            while self._lanes[org_id]:
-                lane = self._lanes[org_id]
-                batch, self._lanes[org_id] = lane[: self._limit], lane[self._limit :]
+            while lane.waiting:
+                batch = lane.take(self._limit)
                 begun = time.monotonic()
                 await self._settle(org_id, batch)
                 if len(batch) > 1:
+                    # Let those who were just answered come back with their next item. Without this, steady
+                    # callers fall into parts of which each waits for the other's flush, and every flush is
+                    # half empty.
                     at_most = min(_LONGEST_GATHERING, time.monotonic() - begun)
-                    await self._gather(org_id, len(batch) + len(self._lanes[org_id]), at_most)
+                    await lane.gather(min(len(batch) + len(lane.waiting), self._limit), at_most)
         finally:
+            del self._lanes[org_id]
             # Whoever still waits when this is stopped from outside must not wait for ever.
-            for _, future in (*batch, *self._lanes.pop(org_id)):
+            for _, future in (*batch, *lane.waiting):
                 future.cancel()
-
-    async def _gather(self, org_id: UUID, expected: int, seconds: float) -> None:
-        """Let those who were just answered come back with their next item. Without this, steady callers fall
-        into parts of which each waits for the other's flush, and every flush is half empty."""
-        for _ in range(int(seconds / _LULL)):
-            if len(self._lanes[org_id]) >= min(expected, self._limit):
-                return
-            await asyncio.sleep(_LULL)
 
     async def _settle(self, org_id: UUID, batch: list[tuple[Item, asyncio.Future[Outcome]]]) -> None:
         outcomes: Sequence[Outcome | Exception]

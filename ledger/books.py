@@ -9,7 +9,7 @@ from core.database import Database
 from core.errors import CofferError
 from core.group_commit import GroupCommit
 from ledger.commands import Command, Mode, Posted
-from ledger.posting import post
+from ledger.posting import post, post_alone
 
 _MOST_COMMANDS_A_FLUSH = 8000
 
@@ -48,5 +48,9 @@ class Books:
     async def _flush(
         self, org_id: UUID, items: Sequence[tuple[Command, str | None]]
     ) -> list[Posted | CofferError]:
+        if len(items) == 1:
+            command, reference = items[0]
+            if reference is None and (posted := await post_alone(self._database, org_id, command)):
+                return [posted]
         named = {place: reference for place, (_, reference) in enumerate(items) if reference is not None}
         return await self.post_batch(org_id, [command for command, _ in items], named=named)

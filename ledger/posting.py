@@ -16,10 +16,13 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
+from uuid_utils.compat import uuid7
 
+from core.database import Database
 from core.driver import fetch
 from core.errors import CofferError
 from core.json import encode
+from core.money import MAX_UNITS
 from ledger import references
 from ledger.commands import Command, Mode, Move, Posted, PostHold, Reverse, Step, VoidHold
 from ledger.deciding import BOUNDLESS, Decisions, Extra, Locked, Row, Transfer
@@ -28,8 +31,8 @@ from ledger.models import AccountType, Kind, Phase
 
 # How many rows a statement writes: enough that its cost is shared, few enough that deciding the next part and
 # writing this one overlap.
-_ROWS_A_STATEMENT = 1000
-_LONGS: Final = 2**63
+_ROWS_A_STATEMENT: Final = 2000
+_MOST_ROWS_A_STATEMENT: Final = 8000
 
 # Account ids are of type bigint: a number past it names no account, and must not fail the statement.
 _LAST_ID: Final = 2**63 - 1
@@ -65,7 +68,9 @@ _SETTLED = """
 
 _CLOSED = "SELECT closed_through FROM ledger_period WHERE org_id = $1::uuid"
 
-_WRITE = """
+# Numbers and ids travel as the text of an array: asyncpg would look at every element of a list for its type
+# again. A column of which all rows have the same value travels once, and its array is empty.
+_WRITE: Final = """
     WITH batch AS (
         INSERT INTO ledger_batch (org_id, first_id, last_id, transfers, recorded_at)
         VALUES ($1::uuid, $2::uuid, $3::uuid, $4::integer, greatest(clock_timestamp(), $5::timestamptz))
@@ -74,45 +79,52 @@ _WRITE = """
         INSERT INTO ledger_transfer (
             org_id, batch, recorded_at, id, chain_id, kind, phase, debit_account_id, credit_account_id,
             amount, currency, cause, debit_sequence, credit_sequence, debit_balance, credit_balance{names})
-        SELECT $1::uuid, batch.number, batch.recorded_at, id, chain, kind, phase, debit, credit, amount,
-               currency, cause, debit_sequence, credit_sequence, debit_balance, credit_balance{names}
-        FROM batch, (
-            SELECT id, chain, kind, phase, debit, credit, amount::numeric, currency, cause, debit_sequence,
-                   credit_sequence, debit_balance::numeric, credit_balance::numeric{values}
-            FROM unnest(
-                $6::uuid[], $7::uuid[], $8::text[], $9::text[], $10::bigint[], $11::bigint[], $12::{units}[],
-                $13::text[], $14::text[], $15::bigint[], $16::bigint[], $17::{units}[], $18::{units}[]{arrays}
-            ) AS given (id, chain, kind, phase, debit, credit, amount, currency, cause, debit_sequence,
-                        credit_sequence, debit_balance, credit_balance{names})
-        ) AS given
+        SELECT $1::uuid, batch.number, batch.recorded_at, id, chain, coalesce(kind, $6::text),
+               coalesce(phase, $7::text), debit, credit, amount, coalesce(currency, $8::text), cause,
+               debit_sequence, credit_sequence, debit_balance, credit_balance{values}
+        FROM batch, unnest(
+            $9::text::uuid[], $10::uuid[], $11::text[], $12::text[], $13::text::bigint[],
+            $14::text::bigint[], $15::text::numeric[], $16::text[], $17::text[], $18::text::bigint[],
+            $19::text::bigint[], $20::text::numeric[], $21::text::numeric[]{arrays}
+        ) AS given (id, chain, kind, phase, debit, credit, amount, currency, cause, debit_sequence,
+                    credit_sequence, debit_balance, credit_balance{names})
     )
     SELECT recorded_at FROM batch
 """
-
-
-def _write(units: str, *, extras: bool) -> str:
-    """The statement for amounts given as `units`, with or without the columns that few transfers have."""
-    return _WRITE.format(
-        units=units,
-        names=", resolves, held, reverses, effective_at, expires_at, metadata" if extras else "",
-        values=", resolves, held::numeric, reverses, effective_at, expires_at, metadata::jsonb"
-        if extras
-        else "",
-        arrays=", $19::uuid[], $20::text[], $21::uuid[], $22::timestamptz[], $23::timestamptz[], $24::text[]"
-        if extras
-        else "",
-    )
-
-
-# Amounts that fit 64 bits travel as such; wei do not, and travel as text.
-_STATEMENTS: Final = {
-    (units, extras): _write(units, extras=extras) for units in ("bigint", "text") for extras in (False, True)
-}
+_PLAIN: Final = _WRITE.format(names="", values="", arrays="")
+_WITH_EXTRAS: Final = _WRITE.format(
+    names=", resolves, held, reverses, effective_at, expires_at, metadata",
+    values=", resolves, held::numeric, reverses, effective_at, expires_at, metadata::jsonb",
+    arrays=", $22::uuid[], $23::text[], $24::uuid[], $25::timestamptz[], $26::timestamptz[], $27::text[]",
+)
 
 _EXPIRES = """
     INSERT INTO ledger_expiry (org_id, hold, expires_at)
     SELECT $1::uuid, hold, expires_at FROM unnest($2::uuid[], $3::timestamptz[]) AS given (hold, expires_at)
 """
+
+
+_ALONE: Final = "SELECT ledger_post_alone($1, $2, $3, $4, $5, $6::text::numeric, $7)"
+
+
+async def post_alone(database: Database, org_id: UUID, command: Command) -> Posted | None:
+    """Carry out one plain move durably in a single round trip, decided by the database.
+
+    None where it is no plain move or does not surely fit: then nothing happened, and `post` says why.
+    """
+    if len(command) != 1 or type(move := command[0]) is not Move:
+        return None
+    if move.effective_at is not None or move.metadata is not None:
+        return None
+    if type(move.amount) is not int or not 0 < move.amount <= MAX_UNITS:
+        return None
+    if not (0 < move.debit <= _LAST_ID and 0 < move.credit <= _LAST_ID):
+        return None
+    transfer = uuid7()
+    done = await database.call(
+        _ALONE, org_id, transfer, move.kind, move.debit, move.credit, str(move.amount), move.cause
+    )
+    return Posted((transfer,)) if done else None
 
 
 async def post(
@@ -232,20 +244,22 @@ class _Writer:
         """How many rows are written or on their way."""
 
     async def begin(self) -> None:
-        """Send what was decided since the last time, once that is through."""
-        await self.written()
-        rows = self._decisions.rows[self.begun :]
+        """Send what was decided since the last time, as soon as the part before it is through."""
+        rows = self._decisions.rows[self.begun : self.begun + _MOST_ROWS_A_STATEMENT]
         extras = {
             place - self.begun: extra
             for place, extra in self._decisions.extras.items()
-            if place >= self.begun
+            if self.begun <= place < self.begun + len(rows)
         }
+        part = _Part(rows, extras)
         self.begun += len(rows)
-        self._running = asyncio.create_task(self._write(rows, extras))
+        await self.written()
+        self._running = asyncio.create_task(self._write(part))
         # Let it reach the socket before the next part is decided.
         await asyncio.sleep(0)
 
     async def written(self) -> None:
+        """Wait for what is on its way."""
         if self._running is not None:
             running, self._running = self._running, None
             await running
@@ -253,36 +267,71 @@ class _Writer:
     async def finish(self) -> None:
         """Write the rest."""
         while self.begun < len(self._decisions.rows):
-            rows = self._decisions.rows[self.begun : self.begun + 8 * _ROWS_A_STATEMENT]
-            extras = {
-                place - self.begun: extra
-                for place, extra in self._decisions.extras.items()
-                if self.begun <= place < self.begun + len(rows)
-            }
-            self.begun += len(rows)
-            await self._write(rows, extras)
+            await self.begin()
+        await self.written()
 
-    async def _write(self, rows: Sequence[Row], extras: Mapping[int, Extra]) -> None:
-        columns: list[Any] = [list(column) for column in zip(*rows, strict=True)]
-        ids, amounts, debit_balances, credit_balances = columns[0], columns[6], columns[11], columns[12]
-        highest = max(max(amounts), max(debit_balances), max(credit_balances))
-        fits = highest < _LONGS and min(min(debit_balances), min(credit_balances)) >= -_LONGS
-        if not fits:
-            for place in (6, 11, 12):
-                columns[place] = [str(value) for value in columns[place]]
-        if extras:
-            columns += _extra_columns(len(rows), extras)
+    async def _write(self, part: _Part) -> None:
         (answer,) = await fetch(
             self._session,
-            _STATEMENTS["bigint" if fits else "text", bool(extras)],
-            self._org_id, min(ids), max(ids), len(rows), self._last_recorded, *columns,
-        )  # fmt: skip
+            part.statement,
+            self._org_id,
+            part.first,
+            part.last,
+            part.rows,
+            self._last_recorded,
+            *part.columns,
+        )
         self._last_recorded = answer["recorded_at"]
-        holds = [(rows[place][0], extra[4]) for place, extra in extras.items() if extra[4] is not None]
-        if holds:
-            await fetch(
-                self._session, _EXPIRES, self._org_id, [hold for hold, _ in holds], [end for _, end in holds]
-            )
+        if part.holds:
+            holds, ends = zip(*part.holds, strict=True)
+            await fetch(self._session, _EXPIRES, self._org_id, list(holds), list(ends))
+
+
+class _Part:
+    """What one statement writes, ready to be sent."""
+
+    def __init__(self, rows: Sequence[Row], extras: Mapping[int, Extra]) -> None:
+        (
+            ids, chains, kinds, phases, debits, credits, amounts, currencies, causes,
+            debit_sequences, credit_sequences, debit_balances, credit_balances,
+        ) = zip(*rows, strict=True)  # fmt: skip
+        kind, kinds = _once(kinds)
+        phase, phases = _once(phases)
+        currency, currencies = _once(currencies)
+        self.first, self.last, self.rows = min(ids), max(ids), len(rows)
+        self.columns: list[Any] = [
+            kind,
+            phase,
+            currency,
+            "{" + ",".join([f"{id.int:032x}" for id in ids]) + "}",
+            chains if any(chains) else (),
+            kinds,
+            phases,
+            _array(debits),
+            _array(credits),
+            _array(amounts),
+            currencies,
+            causes,
+            _array(debit_sequences),
+            _array(credit_sequences),
+            _array(debit_balances),
+            _array(credit_balances),
+        ]
+        self.statement = _PLAIN
+        self.holds = [(rows[place][0], extra[4]) for place, extra in extras.items() if extra[4] is not None]
+        if extras:
+            self.statement = _WITH_EXTRAS
+            self.columns += _extra_columns(len(rows), extras)
+
+
+def _once(values: Sequence[str]) -> tuple[str | None, Sequence[str]]:
+    """The one value of all rows and no array, or no value and all of them."""
+    first = values[0]
+    return (first, ()) if values.count(first) == len(values) else (None, values)
+
+
+def _array(numbers: Sequence[int]) -> str:
+    return "{" + ",".join(map(str, numbers)) + "}"
 
 
 def _extra_columns(rows: int, extras: Mapping[int, Extra]) -> list[list[Any]]:

@@ -77,9 +77,13 @@ def upgrade() -> None:
         """
     )
     op.execute(_APPLY)
+    op.execute(_POST_ALONE)
+    op.execute("REVOKE ALL ON FUNCTION ledger_post_alone FROM public")
+    op.execute("GRANT EXECUTE ON FUNCTION ledger_post_alone TO coffer_app, coffer_worker")
 
 
 def downgrade() -> None:
+    op.execute("DROP FUNCTION ledger_post_alone")
     _rewriting("ledger_account", "ledger_transfer")
     op.execute("ALTER TABLE ledger_account DROP CONSTRAINT no_overdraft, DROP CONSTRAINT closed_is_empty")
     op.execute("DROP INDEX ix_ledger_account_name")
@@ -323,6 +327,64 @@ _APPLY = """
                 USING ERRCODE = 'foreign_key_violation';
         END IF;
         RETURN NULL;
+    END $$
+"""
+
+# One plain move in one round trip; false, and nothing done, where it does not surely fit. It must decide as
+# `ledger.deciding` does. Runs as its caller, so that row-level security holds.
+_POST_ALONE = """
+    CREATE FUNCTION ledger_post_alone(
+        organisation uuid, transfer uuid, kind text, debit bigint, credit bigint, amount numeric, cause text
+    ) RETURNS boolean LANGUAGE plpgsql AS $$
+    DECLARE
+        account ledger_account;
+        debited ledger_account;
+        credited ledger_account;
+        debit_balance numeric;
+        credit_balance numeric;
+        batch bigint;
+        recorded timestamptz;
+    BEGIN
+        PERFORM set_config('coffer.org_id', organisation::text, true);
+        PERFORM pg_advisory_xact_lock_shared(2, hashtext(organisation::text));
+        FOR account IN
+            SELECT * FROM ledger_account
+            WHERE id = ANY(ARRAY[debit, credit]) AND org_id = organisation ORDER BY id FOR NO KEY UPDATE
+        LOOP
+            IF account.id = debit THEN debited := account; ELSE credited := account; END IF;
+        END LOOP;
+        IF debited.id IS NULL OR credited.id IS NULL OR debited.currency <> credited.currency
+            OR NOT debited.active OR NOT credited.active
+            OR greatest(debited.debits_posted + debited.debits_pending,
+                        credited.credits_posted + credited.credits_pending) + amount >= 1e38
+        THEN
+            RETURN false;
+        END IF;
+        debit_balance := debited.debits_posted - debited.credits_posted + amount;
+        credit_balance := credited.credits_posted - credited.debits_posted + amount;
+        IF debited.type NOT IN ('asset', 'expense') THEN
+            debit_balance := -debit_balance;
+            IF debit_balance - debited.debits_pending + debited.overdraft_limit < 0 THEN
+                RETURN false;
+            END IF;
+        END IF;
+        IF credited.type IN ('asset', 'expense') THEN
+            credit_balance := -credit_balance;
+            IF credit_balance - credited.credits_pending + credited.overdraft_limit < 0 THEN
+                RETURN false;
+            END IF;
+        END IF;
+        INSERT INTO ledger_batch (org_id, first_id, last_id, transfers, recorded_at)
+        VALUES (organisation, transfer, transfer, 1, greatest(
+            clock_timestamp(), debited.last_transaction_at, credited.last_transaction_at))
+        RETURNING number, recorded_at INTO batch, recorded;
+        INSERT INTO ledger_transfer (
+            org_id, batch, recorded_at, id, kind, phase, debit_account_id, credit_account_id, amount,
+            currency, cause, debit_sequence, credit_sequence, debit_balance, credit_balance)
+        VALUES (organisation, batch, recorded, transfer, kind, 'posted', debit, credit, amount,
+                debited.currency, cause, debited.sequence + 1, credited.sequence + 1, debit_balance,
+                credit_balance);
+        RETURN true;
     END $$
 """
 

@@ -168,18 +168,19 @@ async def test_when_the_database_is_gone_every_waiting_caller_gets_an_error(
     assert not [outcome for outcome in outcomes if isinstance(outcome, Posted)]
 
 
+@pytest.mark.parametrize("reference", [None, "INV-1"], ids=["in-one-round-trip", "at-length"])
 async def test_a_connection_that_broke_is_replaced_and_nothing_of_its_flush_was_written(
-    wallet: Wallet, books: Books, owner: Any
+    wallet: Wallet, books: Books, owner: Any, reference: str | None
 ) -> None:
     async with locked_out(owner, wallet):
-        cut = asyncio.create_task(books.post(wallet.org_id, reserve(wallet, 100)))
+        cut = asyncio.create_task(books.post(wallet.org_id, reserve(wallet, 100), reference))
         await a_flush_waits(owner)
         await owner.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE usename = 'coffer_app' AND datname = current_database()"
         )
         async with asyncio.timeout(PATIENCE):
-            with pytest.raises(DBAPIError):
+            with pytest.raises(asyncpg.PostgresConnectionError):
                 await cut
     assert isinstance(await books.post(wallet.org_id, reserve(wallet, 1)), Posted)
     assert await wallet.balances() == UNTOUCHED | {"available": (999, 999), "reserved": (1, 1)}
