@@ -28,4 +28,10 @@ async def fetch(session: AsyncSession, statement: str, *values: Any) -> Sequence
     if not driver.is_in_transaction():
         # SQLAlchemy begins a transaction with its own first statement, and only then.
         await connection.execute(_BEGIN)
-    return await driver.fetch(statement, *values)
+    try:
+        return await driver.fetch(statement, *values)
+    except BaseException:
+        # The pool learns of a broken connection only from what goes through SQLAlchemy.
+        if driver.is_closed():
+            await connection.invalidate()
+        raise
