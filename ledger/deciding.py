@@ -26,6 +26,7 @@ from ledger.errors import (
     InsufficientFunds,
     InvalidAmount,
     InvalidEffectiveTime,
+    InvalidExpiry,
     MoreThanHeld,
     NotReversible,
     PeriodClosed,
@@ -208,6 +209,8 @@ class Decisions:
         if isinstance(step, Move):
             self._check_time(step.effective_at)
             expires_at = step.expires_at if isinstance(step, Hold) else None
+            if expires_at is not None and expires_at.tzinfo is None:
+                raise InvalidExpiry
             phase = _PENDING if isinstance(step, Hold) else _POSTED
             move = Transfer(phase, step.kind, step.debit, step.credit, step.amount, step.cause)
             extra = (None, None, None, step.effective_at, expires_at, step.metadata)

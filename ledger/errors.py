@@ -39,12 +39,12 @@ class UnknownTransaction(NotFound):
 
 
 class OffsetTooLarge(ValidationError):
-    """An offset that would read too far: a cursor goes on from any place at once."""
+    """The offset would read too far: a cursor goes on from any place at once."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self) -> None:
         super().__init__(
-            f"An offset beyond {most} is not served; go on with pagination.cursor",
-            FieldError("offset", f"must not exceed {most}: use the cursor"),
+            "The offset is too large: go on with pagination.cursor",
+            FieldError("offset", "is too large: use the cursor"),
         )
 
 
@@ -135,6 +135,34 @@ class PeriodClosed(Conflict):
             f"The books are closed through {iso(closed_through)}",
             FieldError("effectiveAt", "is in a closed period"),
         )
+
+
+class PeriodInFuture(ValidationError):
+    """Books are closed only through an instant that has passed."""
+
+    def __init__(self) -> None:
+        super().__init__("The period has not ended", FieldError("through", "must be in the past"))
+
+
+class PeriodNotClosed(Conflict):
+    """The books are open already after this instant."""
+
+    def __init__(self, through: datetime) -> None:
+        super().__init__(f"The books are not closed after {iso(through)}")
+
+
+class PeriodSealed(Conflict):
+    """What is sealed is not opened again."""
+
+    def __init__(self, sealed_through: datetime) -> None:
+        super().__init__(f"The books are sealed through {iso(sealed_through)}")
+
+
+class InvalidExpiry(ValidationError):
+    """A time of expiry without a time zone names no instant."""
+
+    def __init__(self) -> None:
+        super().__init__("The time of expiry needs a time zone", FieldError("expiresAt", "has no offset"))
 
 
 class InvalidEffectiveTime(ValidationError):

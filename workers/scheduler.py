@@ -22,7 +22,7 @@ from core.settings import Settings, get_settings
 from workers.connection import connect
 from workers.follow import follow_chain
 from workers.relay import relay
-from workers.sweep import forget_expired, sweep_wallets, tend_chain
+from workers.sweep import expire_holds, forget_expired, sweep_wallets, tend_chain
 
 log = get_logger(__name__)
 
@@ -67,6 +67,7 @@ async def _lead_once(settings: Settings, database: Database, database_url: str) 
 def _ticks(settings: Settings) -> list[tuple[Callable[[], object], float]]:
     ticks: list[tuple[Callable[[], object], float]] = [
         (sweep_wallets.send, settings.sweep_interval),
+        (expire_holds.send, settings.sweep_interval),
         (forget_expired.send, _FORGET_SECONDS),
     ]
     for name, chain in (("ethereum", settings.ethereum), ("solana", settings.solana)):

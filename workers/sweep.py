@@ -5,6 +5,7 @@ from __future__ import annotations
 import dramatiq
 
 from chains.protocol import ChainName
+from ledger import expiry
 from treasury import sweep
 from workers.broker import HINT_MS, broker
 from workers.dispatch import dispatch_wallet
@@ -29,3 +30,9 @@ async def tend_chain(chain: str) -> None:
 async def forget_expired() -> None:
     """Delete what is past its time."""
     await sweep.forget_expired(runtime().database)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def expire_holds() -> None:
+    """Give back the holds whose time has run out."""
+    await expiry.expire_holds(runtime().database)
