@@ -113,6 +113,20 @@ class UnknownTransfer(NotFound):
         super().__init__("The transfer does not exist")
 
 
+class UnknownBlock(NotFound):
+    """The books of this organisation have no such block."""
+
+    def __init__(self) -> None:
+        super().__init__("The block does not exist")
+
+
+class NotSealedYet(Conflict):
+    """The transfer is written and not yet in a sealed block; it soon will be."""
+
+    def __init__(self) -> None:
+        super().__init__("The transfer is not sealed yet")
+
+
 class NotReversible(Conflict):
     """The transfer moved nothing: a hold, or a hold that was given back."""
 
@@ -257,3 +271,47 @@ class NotRetryable(Conflict):
 
     def __init__(self, why: str) -> None:
         super().__init__("The payout cannot be tried again", FieldError("status", why))
+
+
+class InvalidDate(ValidationError):
+    """Neither a day nor an instant that the calendar has."""
+
+    def __init__(self, field: str) -> None:
+        super().__init__(
+            "The period is not valid",
+            FieldError(field, "must be a day such as 2026-01-31 or an instant such as 2026-01-31T23:59:59Z"),
+        )
+
+
+class PeriodReversed(ValidationError):
+    """The period ends before it starts."""
+
+    def __init__(self) -> None:
+        super().__init__("The period ends before it starts", FieldError("endDate", "is before startDate"))
+
+
+class PeriodTooLong(ValidationError):
+    """A statement of too many years."""
+
+    def __init__(self, years: int) -> None:
+        super().__init__(
+            f"A statement covers at most {years} years",
+            FieldError("endDate", f"is more than {years} years after startDate"),
+        )
+
+
+class TooManyAccounts(ValidationError):
+    """More accounts moved in the period than one statement can put in order."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"More than {most} accounts moved in the period",
+            FieldError("account", f"must name fewer: at most {most} that moved make one statement"),
+        )
+
+
+class FormatUnfit(ValidationError):
+    """The format cannot hold this statement; another can."""
+
+    def __init__(self, why: str) -> None:
+        super().__init__("The format does not fit the statement", FieldError("format", why))
