@@ -14,7 +14,7 @@ from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledger.instants import Clock, balance_before, sequence_before
@@ -36,15 +36,6 @@ class Status(StrEnum):
     CONFIRMED = "confirmed"
     FAILED = "failed"
     CANCELLED = "cancelled"
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where a transaction stands in a list, the newest first: stable while others are written."""
-
-    created_at: datetime
-    account_id: int
-    sequence: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,21 +62,6 @@ class Transaction:
     transfer_group: UUID | None
     metadata: dict[str, Any] | None
 
-    @property
-    def place(self) -> Place:
-        return Place(self.created_at, self.account_id, self.sequence)
-
-
-@dataclass(frozen=True, slots=True)
-class Filters:
-    """What is wanted of a list; None wants all. Created from `since` on and before `until`."""
-
-    type: Type | None = None
-    status: Status | None = None
-    since: datetime | None = None
-    until: datetime | None = None
-    reference: str | None = None
-
 
 # A transfer as one of its sides sees it; `view` says of an account whether it grows by debits.
 _SIDE: Final = """
@@ -100,7 +76,7 @@ _SIDE: Final = """
 _GROWS = {"debit": "view.grows_by_debit", "credit": "NOT view.grows_by_debit"}
 
 
-def _sides(view: str, rest: str) -> str:
+def sides(view: str, rest: str) -> str:
     """Both sides of the accounts of `view`, each row as its account sees it, narrowed by the `rest`."""
     return " UNION ALL ".join(
         "(" + _SIDE.format(side=side, other=other, incoming=_GROWS[side], view=view)
@@ -141,7 +117,32 @@ TRANSACTION: Final = """
                     ELSE 'cancelled' END AS status
     ) AS outcome
     WHERE entry.phase IN ('posted', 'pending')
+      AND (CAST(:status AS text) IS NULL OR outcome.status = :status)
 """
+
+
+def transaction_of(row: Row[Any]) -> Transaction:
+    """A row of `TRANSACTION`."""
+    return Transaction(
+        id=row.id,
+        account_id=row.account_id,
+        account=row.account,
+        sequence=row.sequence,
+        type=Type.CREDIT if row.incoming else Type.DEBIT,
+        amount=int(row.amount),
+        currency=row.currency,
+        balance_after=int(row.balance_after),
+        counterparty=row.counterparty,
+        status=Status(row.status),
+        kind=Kind(row.kind),
+        created_at=row.created_at,
+        confirmed_at=row.confirmed_at,
+        effective_at=row.effective_at,
+        reference=row.reference,
+        transfer_group=row.chain_id,
+        metadata=row.metadata,
+    )
+
 
 # What is told of movements. One that let a held amount happen speaks for its hold, under the hold's id.
 _MOVEMENT: Final = """
@@ -171,12 +172,12 @@ _RECORDED: Final = "AND transfer.{side}_sequence > :after AND transfer.{side}_se
 _DATED: Final = "AND transfer.effective_at >= :since AND transfer.effective_at < :until"
 
 _RECORDED_MOVEMENTS: Final = text(
-    _MOVEMENT.format(entry=f"({_sides(_ACCOUNT, _RECORDED)})") + " ORDER BY entry.sequence"
+    _MOVEMENT.format(entry=f"({sides(_ACCOUNT, _RECORDED)})") + " ORDER BY entry.sequence"
 )
 _EFFECTIVE_MOVEMENTS: Final = text(
     _MOVEMENT.format(
-        entry=f"({_sides(_ACCOUNT, _RECORDED + ' AND transfer.effective_at IS NULL')}"
-        f" UNION ALL {_sides(_ACCOUNT, _DATED)})"
+        entry=f"({sides(_ACCOUNT, _RECORDED + ' AND transfer.effective_at IS NULL')}"
+        f" UNION ALL {sides(_ACCOUNT, _DATED)})"
     )
     + " ORDER BY coalesce(entry.effective_at, entry.recorded_at), entry.sequence"
 )
