@@ -14,11 +14,16 @@ from uuid import UUID
 
 from sqlalchemy.exc import DBAPIError
 
+from core.errors import Unavailable
+
 Item = TypeVar("Item")
 Outcome = TypeVar("Outcome")
 Flush = Callable[[UUID, Sequence[Item]], Awaitable[Sequence[Outcome | Exception]]]
 
 _LONGEST_GATHERING = 0.008
+
+# How many items of an organisation may wait. Past it a caller would be answered after it has given up.
+_MOST_WAITING = 50_000
 
 # Classes of SQLSTATE that refuse what was asked, and say for sure that nothing of it was written: bad data,
 # a broken constraint, a transaction that lost to another, an exception raised by a function. After anything
@@ -62,20 +67,25 @@ class GroupCommit(Generic[Item, Outcome]):
     and its halves are tried one after the other, so that in the end the one at fault spoils no neighbour.
     """
 
-    def __init__(self, flush: Flush[Item, Outcome], *, limit: int) -> None:
+    def __init__(self, flush: Flush[Item, Outcome], *, limit: int, most_waiting: int = _MOST_WAITING) -> None:
+        """`limit` is how many items a flush takes, `most_waiting` how many may wait for the next ones."""
         self._flush = flush
         self._limit = limit
+        self._most_waiting = most_waiting
         self._lanes: dict[UUID, _Lane[Item, Outcome]] = {}
         self._running: set[asyncio.Task[None]] = set()
 
     async def submit(self, org_id: UUID, item: Item) -> Outcome:
         """The outcome of `item` once its transaction has committed; raises what was its own fault.
 
-        A caller that is cancelled hears no more of its item, which may still be carried out.
+        A caller that is cancelled hears no more of its item, which may still be carried out. Raises
+        `Unavailable`, and nothing happens, where too many wait already.
         """
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         lane = self._lanes.get(org_id)
         if lane is not None:
+            if len(lane.waiting) >= self._most_waiting:
+                raise Unavailable("Too many requests of this organisation are waiting")
             lane.append(item, future)
             return await future
         lane = self._lanes[org_id] = _Lane()

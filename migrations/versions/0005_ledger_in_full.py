@@ -300,7 +300,6 @@ _APPLY = """
               AND account.currency = change.currency AND account.active
               AND account.sequence + change.transfers = change.last_sequence
               AND change.first_recorded >= coalesce(account.last_transaction_at, '-infinity')
-              AND change.last_recorded <= greatest(clock_timestamp(), account.last_transaction_at)
             RETURNING 1
         )
         SELECT (SELECT count(*) FROM change), (SELECT count(*) FROM updated),

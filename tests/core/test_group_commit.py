@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 from sqlalchemy.exc import DBAPIError
 
+from core.errors import Unavailable
 from core.group_commit import GroupCommit
 
 ORG, OTHER = uuid4(), uuid4()
@@ -167,4 +168,17 @@ async def test_when_a_flush_is_stopped_from_outside_nobody_waits_for_ever(gate: 
         outcomes = await asyncio.gather(*waiting, return_exceptions=True)
     assert [type(outcome) for outcome in outcomes] == [asyncio.CancelledError] * 4
     gate.opened.set()
+    assert await group.submit(ORG, 5) == "done 5"
+
+
+async def test_where_too_many_wait_the_next_is_refused_at_once(gate: Gate) -> None:
+    group = GroupCommit(gate.flush, limit=10, most_waiting=2)
+    (under_way,) = submit(group, 1)
+    await settled()
+    waiting = submit(group, 2, 3)
+    await settled()
+    with pytest.raises(Unavailable):
+        await group.submit(ORG, 4)
+    gate.opened.set()
+    assert [await under_way, *[await each for each in waiting]] == ["done 1", "done 2", "done 3"]
     assert await group.submit(ORG, 5) == "done 5"
