@@ -68,11 +68,11 @@ class Money:
         return f"{self.decimal:f} {self.currency.code}"
 
 
-def parse_units(amount: object, currency: Currency) -> int:
+def parse_units(amount: object, currency: Currency, *, zero: bool = False) -> int:
     """`amount` in smallest units. It is a JSON number that was read exactly, or a string of one.
 
-    Raises `AmountError` for anything else, for zero and below, for more places than the currency has
-    and for more than 38 digits.
+    Raises `AmountError` for anything else, for less than zero and, unless `zero` allows it, for zero, for
+    more places than the currency has and for more than 38 digits.
     """
     if isinstance(amount, bool) or not isinstance(amount, str | int | Decimal):
         raise AmountError("must be a decimal number")
@@ -84,8 +84,8 @@ def parse_units(amount: object, currency: Currency) -> int:
         amount = Decimal(amount)
     if not amount.is_finite():
         raise AmountError("must be finite")
-    if amount <= 0:
-        raise AmountError("must be more than zero")
+    if amount < 0 or (amount == 0 and not zero):
+        raise AmountError("must not be negative" if zero else "must be more than zero")
     if amount.adjusted() + currency.places >= 38:
         raise AmountError("is too large")
     exponent = amount.as_tuple().exponent

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 from datetime import datetime
-from decimal import Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import (
     AliasChoices,
-    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -19,46 +17,13 @@ from pydantic_core import PydanticCustomError
 
 from chains.protocol import ChainName
 from core.identifiers import is_id, to_id
-from core.json import encode
 from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
-from core.shapes import CLEAN, Exact, Pagination, Request, Shape
+from core.shapes import CLEAN, Exact, Metadata, Pagination, Request, Shape
 from ledger.entries import ChainPosition, Entry
 from ledger.models import Kind
 from treasury.models import IntentStatus, PaymentIntent
 
 MAX_BATCH = 10_000
-_MAX_METADATA_BYTES = 4096
-_MAX_METADATA_DEPTH = 16
-_MAX_METADATA_EXPONENT = 100
-
-
-def _storable(value: Any) -> Any:
-    """Metadata as it may be kept: an object of limited size and depth, of text and numbers that every
-    reader can bear."""
-    if isinstance(value, dict):
-        try:
-            encoded = encode(value)
-        except (ValueError, RecursionError):
-            raise PydanticCustomError("metadata", "must be a JSON object of plain text") from None
-        if len(encoded) > _MAX_METADATA_BYTES:
-            raise PydanticCustomError("metadata", "must not exceed 4096 bytes of JSON")
-        if b"\\u0000" in encoded:
-            raise PydanticCustomError("metadata", "must not hold NUL characters")
-        _check_parts(value, 1)
-    return value
-
-
-def _check_parts(value: Any, depth: int) -> None:
-    if depth > _MAX_METADATA_DEPTH:
-        raise PydanticCustomError(
-            "metadata", "must not be nested more than {most} deep", {"most": _MAX_METADATA_DEPTH}
-        )
-    for part in value.values() if isinstance(value, dict) else value:
-        if isinstance(part, dict | list):
-            _check_parts(part, depth + 1)
-        # A short token such as 1e999999 would be stored, and read back, with all of its digits.
-        elif isinstance(part, Decimal) and abs(part.adjusted()) > _MAX_METADATA_EXPONENT:
-            raise PydanticCustomError("metadata", "must not hold numbers beyond 1e100 or below 1e-100")
 
 
 class PaymentIntentCreate(Request):
@@ -92,7 +57,7 @@ class PaymentIntentCreate(Request):
         default=None, alias="from"
     )
     reference: Annotated[str, StringConstraints(min_length=1, max_length=140), CLEAN] | None = None
-    metadata: Annotated[dict[str, Any], BeforeValidator(_storable)] = Field(default_factory=dict)
+    metadata: Metadata = Field(default_factory=dict)
 
     @field_validator("amount")
     @classmethod

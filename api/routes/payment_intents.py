@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import APIRouter, Query, Request
-from pydantic import AfterValidator, AwareDatetime, StringConstraints
-from pydantic_core import PydanticCustomError
+from pydantic import StringConstraints
 from starlette.responses import Response
 
 from api import authentication, envelope, once
@@ -20,7 +18,7 @@ from api.services import services
 from chains.protocol import ChainName, InvalidAddress
 from core.errors import Unavailable, ValidationError
 from core.json import encode
-from core.shapes import CLEAN
+from core.shapes import CLEAN, Instant
 from ledger.errors import InsufficientFunds
 from treasury import payments
 from treasury.chains import NATIVE
@@ -50,16 +48,6 @@ CREATION_REFUSALS = (
     SourceClosed,
     UnknownSource,
 )
-
-
-def _in_utc(instant: datetime) -> datetime:
-    try:
-        return instant.astimezone(UTC)
-    except OverflowError:
-        raise PydanticCustomError("instant", "is out of range") from None
-
-
-Instant = Annotated[AwareDatetime, AfterValidator(_in_utc)]
 
 
 @creation.post(
