@@ -146,24 +146,27 @@ async def post(
     Locks the accounts until the transaction ends; nothing holds before the caller commits.
     """
     claims = await references.claim(session, org_id, commands, named or {})
-    fresh = [place for place in range(len(commands)) if place not in claims.answers]
-    books = await _lock(session, org_id, [commands[place] for place in fresh])
+    fresh = [command for place, command in enumerate(commands) if claims.answer(place) is None]
+    books = await _lock(session, org_id, fresh)
     writer = _Writer(session, org_id, books)
-    outcomes: list[Posted | CofferError | None] = [claims.answers.get(at) for at in range(len(commands))]
+    answers: list[Posted | CofferError] = []
     at_once = mode is Mode.INDEPENDENT and not dry_run
     try:
-        for place in fresh:
-            outcomes[place] = books.decisions.decide(commands[place])
+        for place, command in enumerate(commands):
+            answer = claims.answer(place)
+            if answer is None:
+                answer = books.decisions.decide(command)
+                claims.note(place, answer)
+            answers.append(answer)
             if at_once and len(books.decisions.rows) - writer.begun >= _ROWS_A_STATEMENT:
                 await writer.begin()
     finally:
         await writer.written()
-    answers = claims.complete(outcomes)
     if mode is Mode.ATOMIC and any(isinstance(answer, CofferError) for answer in answers):
         return [answer if isinstance(answer, CofferError) else BatchRefused() for answer in answers]
     if not dry_run:
         await writer.finish()
-        await claims.record(session, org_id, answers)
+        await claims.record(session, org_id)
     return answers
 
 

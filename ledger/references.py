@@ -43,34 +43,37 @@ _RECORD = """
 
 @dataclass(slots=True)
 class Claims:
-    """The references of a batch: which of its commands were answered before, and which repeat another."""
+    """The references of a batch, and what has happened under them: before it, and so far in it."""
 
-    answers: dict[int, Posted | CofferError | None] = field(default_factory=dict)
-    """What need not be decided; None for a command that repeats an earlier one of this batch."""
-    _repeats: dict[int, int] = field(default_factory=dict)
-    _fresh: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    _named: dict[int, tuple[str, bytes]] = field(default_factory=dict)
+    """By the place of a command: its reference and fingerprint."""
+    _happened: dict[str, tuple[bytes, tuple[UUID, ...]]] = field(default_factory=dict)
+    _new: list[str] = field(default_factory=list)
 
-    def complete(self, outcomes: Sequence[Posted | CofferError | None]) -> list[Posted | CofferError]:
-        """All the answers, once the fresh commands are decided."""
-        complete: list[Posted | CofferError] = []
-        for place, outcome in enumerate(outcomes):
-            if outcome is None:
-                first = complete[self._repeats[place]]
-                outcome = Posted(first.transfers, replayed=True) if isinstance(first, Posted) else first
-            complete.append(outcome)
-        return complete
+    def answer(self, place: int) -> Posted | CofferError | None:
+        """The answer to a command whose reference came before; None for one that is to be decided."""
+        if place not in self._named:
+            return None
+        reference, fingerprint = self._named[place]
+        if reference not in self._happened:
+            return None
+        first, transfers = self._happened[reference]
+        return Posted(transfers, replayed=True) if first == fingerprint else ReferenceReused(reference)
 
-    async def record(
-        self, session: AsyncSession, org_id: UUID, answers: Sequence[Posted | CofferError]
-    ) -> None:
-        """Write down the references of what happened."""
-        rows = [
-            (reference, fingerprint, ",".join(str(id) for id in answer.transfers))
-            for place, (reference, fingerprint) in self._fresh.items()
-            if isinstance(answer := answers[place], Posted)
-        ]
-        if rows:
-            await fetch(session, _RECORD, org_id, *(list(column) for column in zip(*rows, strict=True)))
+    def note(self, place: int, decided: Posted | CofferError) -> None:
+        """Remember what was decided; a refused command leaves its reference free."""
+        if place in self._named and isinstance(decided, Posted):
+            reference, fingerprint = self._named[place]
+            self._happened[reference] = fingerprint, decided.transfers
+            self._new.append(reference)
+
+    async def record(self, session: AsyncSession, org_id: UUID) -> None:
+        """Write down the references of what happened in this batch."""
+        if self._new:
+            happened = [self._happened[reference] for reference in self._new]
+            fingerprints = [fingerprint for fingerprint, _ in happened]
+            transfers = [",".join(str(id) for id in ids) for _, ids in happened]
+            await fetch(session, _RECORD, org_id, self._new, fingerprints, transfers)
 
 
 async def claim(
@@ -82,28 +85,10 @@ async def claim(
         return claims
     wanted = list(set(named.values()))
     await fetch(session, _CLAIM, str(org_id), wanted)
-    known = {
-        row["reference"]: (row["fingerprint"], tuple(row["transfers"]))
-        for row in await fetch(session, _FIND, org_id, wanted)
-    }
-    first: dict[str, int] = {}
-    for place in sorted(named):
-        reference, fingerprint = named[place], _fingerprint(commands[place])
-        if reference in known:
-            same = known[reference][0] == fingerprint
-            claims.answers[place] = (
-                Posted(known[reference][1], replayed=True) if same else ReferenceReused(reference)
-            )
-        elif reference in first:
-            earlier = first[reference]
-            if claims._fresh[earlier][1] == fingerprint:
-                claims.answers[place] = None
-                claims._repeats[place] = earlier
-            else:
-                claims.answers[place] = ReferenceReused(reference)
-        else:
-            first[reference] = place
-            claims._fresh[place] = (reference, fingerprint)
+    for row in await fetch(session, _FIND, org_id, wanted):
+        claims._happened[row["reference"]] = row["fingerprint"], tuple(row["transfers"])
+    for place, reference in named.items():
+        claims._named[place] = reference, _fingerprint(commands[place])
     return claims
 
 
