@@ -10,11 +10,13 @@ from uuid import UUID
 import typer
 
 from cli.connection import AsJson, print_answer, worker_session
+from cli.rates import rates
 from ledger import checks
 
 app = typer.Typer()
 ledger = typer.Typer(no_args_is_help=True, help="The books: proofs and periods.")
 app.add_typer(ledger, name="ledger")
+ledger.add_typer(rates, name="rate")
 
 
 @ledger.command("check")

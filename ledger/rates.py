@@ -62,6 +62,11 @@ def parse_rate(given: str) -> Decimal:
     return Decimal(given)
 
 
+def plain(rate: Decimal) -> Decimal:
+    """The same number without zeros at its end: 1.080000000000000000 is shown as 1.08."""
+    return Decimal(format(rate.normalize(_DERIVED), "f"))
+
+
 async def set_rate(
     session: AsyncSession,
     base: str,
