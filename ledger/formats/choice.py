@@ -1,0 +1,30 @@
+"""Which formats there are, and which one a reader wants."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+from typing import Final
+
+from ledger.formats.statement_camt import CAMT
+from ledger.formats.statement_csv import CSV
+from ledger.formats.statement_json import JSON
+from ledger.formats.statement_pdf import PDF
+from ledger.formats.writer import Writer
+
+
+class Format(StrEnum):
+    """The formats of a statement."""
+
+    JSON = "json"
+    CSV = "csv"
+    PDF = "pdf"
+    CAMT = "camt.053"
+
+
+WRITERS: Final[Mapping[Format, Writer]] = {
+    Format.JSON: JSON,
+    Format.CSV: CSV,
+    Format.PDF: PDF,
+    Format.CAMT: CAMT,
+}

@@ -1,0 +1,32 @@
+"""What every format of a statement has in common."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+from core.money import Currency, to_decimal
+from ledger.statement_lines import Line
+from ledger.statements import Statement
+
+Lines = AsyncIterable[Sequence[Line]]
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """A format: `write` gives its bytes as the lines come; `check`, asked before the first byte, raises
+    `FormatUnfit` for a statement that it cannot hold."""
+
+    media_type: str
+    suffix: str
+    write: Callable[[Statement, Lines], AsyncIterator[bytes]]
+    check: Callable[[Statement], None]
+
+
+def amount(units: int, currency: Currency) -> str:
+    """The decimal text of an amount, with all of the currency's places."""
+    return f"{to_decimal(units, currency):f}"
+
+
+def holds_all(statement: Statement) -> None:
+    """The check of a format that can hold every statement."""
