@@ -17,7 +17,7 @@ from fastapi import Depends, Request
 from core.clock import now
 from core.database import Database
 from core.errors import BadRequest, Forbidden, NotFound, Unauthorized
-from core.organisations import CredentialKind, digest, find_presented
+from core.organisations import Credential, CredentialKind, digest, find_presented
 
 # RFC 6750, section 2.1
 _BEARER = re.compile(r"bearer +([A-Za-z0-9\-._~+/]{1,256}=*)", re.ASCII | re.IGNORECASE)
@@ -34,10 +34,18 @@ class UnknownOrganisation(NotFound):
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """What a credential proves: an organisation and what may be done for it."""
+    """What a credential proves: an organisation, who acts for it, and what may be done.
+
+    `subject` is who asks, an OAuth2 client or an API key. `client_id` is whose accounts `/v1/ledger` shows,
+    those called `user:{clientId}`: an access token acts for the OAuth2 client that it was issued to, an API
+    key for the organisation itself, under the organisation's id. It is None for a token that was issued
+    before tokens knew their client.
+    """
 
     org_id: UUID
     org_text: str
+    subject: str
+    client_id: str | None
     scopes: frozenset[str]
     expires_at: datetime | None
 
@@ -85,11 +93,33 @@ class Credentials:
         if found is None or found.revoked_at is not None or found.kind == CredentialKind.CLIENT:
             self._remembered.pop(presented, None)
             return None
-        caller = Caller(found.org_id, str(found.org_id), frozenset(found.scopes), found.expires_at)
+        caller = _caller(found)
         self._remembered[presented] = (caller, self._clock() + self._seconds)
         if len(self._remembered) > _MOST_REMEMBERED:
             self._remembered.popitem(last=False)
         return caller
+
+
+def _caller(found: Credential) -> Caller:
+    org_text = str(found.org_id)
+    is_key = found.kind == CredentialKind.API_KEY
+    return Caller(
+        org_id=found.org_id,
+        org_text=org_text,
+        subject=found.client_id or found.id,
+        client_id=org_text if is_key else found.client_id,
+        scopes=frozenset(found.scopes),
+        expires_at=found.expires_at,
+    )
+
+
+async def _bearer(request: Request) -> Caller:
+    """Raises `Unauthorized`."""
+    bearer = _BEARER.fullmatch(request.headers.get("authorization", ""))
+    if bearer is None:
+        raise Unauthorized("A bearer token is needed")
+    credentials: Credentials = request.app.state.services.credentials
+    return await credentials.caller(bearer[1])
 
 
 class Allowed:
@@ -103,13 +133,12 @@ class Allowed:
 
     async def __call__(self, request: Request) -> UUID:
         known: UUID | None = request.scope.get("coffer.organisation")
-        return known if known is not None else await self.organisation(request)
+        if known is None:
+            known = request.scope["coffer.organisation"] = await self.organisation(request)
+        return known
 
     async def organisation(self, request: Request) -> UUID:
-        bearer = _BEARER.fullmatch(request.headers.get("authorization", ""))
-        if bearer is None:
-            raise Unauthorized("A bearer token is needed")
-        caller = await request.app.state.services.credentials.caller(bearer[1])
+        caller = await _bearer(request)
         wanted: str = request.path_params["orgId"]
         if wanted != caller.org_text:
             if not _UUID.fullmatch(wanted):
@@ -118,10 +147,45 @@ class Allowed:
                 raise UnknownOrganisation
         if self.scope not in caller.scopes:
             raise Forbidden(f"The credential lacks the scope {self.scope}")
-        return caller.org_id  # type: ignore[no-any-return]
+        return caller.org_id
+
+
+@dataclass(frozen=True, slots=True)
+class Client:
+    """For whom a caller of `/v1/ledger` acts, see `Caller`."""
+
+    org_id: UUID
+    client_id: str
+    subject: str
+
+
+class AllowedClient:
+    """A dependency: the client that the caller acts for, where no organisation is in the path.
+
+    Its scope opens the client's own accounts and nothing else; who may read the whole organisation with
+    `read:treasury` may read these too. Raises `Unauthorized` and `Forbidden`.
+    """
+
+    scope = "read:ledger"
+
+    async def __call__(self, request: Request) -> Client:
+        known: Client | None = request.scope.get("coffer.client")
+        if known is None:
+            known = request.scope["coffer.client"] = await self._client(request)
+        return known
+
+    async def _client(self, request: Request) -> Client:
+        caller = await _bearer(request)
+        if caller.client_id is None:
+            raise Unauthorized("The token names no client: get a new one")
+        if not caller.scopes & {self.scope, "read:treasury"}:
+            raise Forbidden(f"The credential lacks the scope {self.scope}")
+        return Client(caller.org_id, caller.client_id, caller.subject)
 
 
 ReadTreasury = Annotated[UUID, Depends(Allowed("read:treasury"))]
 WriteTreasury = Annotated[UUID, Depends(Allowed("write:treasury"))]
+ReadOwnLedger = Annotated[Client, Depends(AllowedClient())]
 
 REFUSALS = (BadRequest, Unauthorized, Forbidden, UnknownOrganisation)
+CLIENT_REFUSALS = (Unauthorized, Forbidden)

@@ -11,7 +11,7 @@ from fastapi.routing import APIRoute
 from pydantic import TypeAdapter, ValidationError
 from starlette.exceptions import HTTPException
 
-from api.authentication import Allowed
+from api.authentication import Allowed, AllowedClient
 from api.once import key_of
 from core.errors import FieldError
 from core.json import decode_foreign
@@ -52,12 +52,13 @@ class ExactRoute(APIRoute):
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
-        allowed = next((d.call for d in self.dependant.dependencies if isinstance(d.call, Allowed)), None)
+        calls = [dependency.call for dependency in self.dependant.dependencies]
+        allowed = next((call for call in calls if isinstance(call, Allowed | AllowedClient)), None)
         has_body = self.body_field is not None
 
         async def exact(request: Request) -> Response:
             if allowed is not None:
-                request.scope["coffer.organisation"] = await allowed.organisation(request)
+                await allowed(request)
             if has_body and not _says_json(request.headers.get("content-type", "")):
                 raise NotJson
             return await handle(ExactRequest(request.scope, request.receive))

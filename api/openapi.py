@@ -8,7 +8,7 @@ from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 
-from api.authentication import Allowed
+from api.authentication import Allowed, AllowedClient
 from api.once import HEADER, idempotency_key
 from core.organisations import SCOPES
 
@@ -78,15 +78,15 @@ def _description(app: FastAPI) -> dict[str, Any]:
         if not isinstance(route, APIRoute) or not route.include_in_schema:
             continue
         calls = [dependency.call for dependency in route.dependant.dependencies]
-        scope = next((call.scope for call in calls if isinstance(call, Allowed)), None)
+        allowed = next((call for call in calls if isinstance(call, Allowed | AllowedClient)), None)
         for method in route.methods or ():
             operation = schema["paths"][route.path_format][method.lower()]
             # Read from the request without FastAPI's help, which costs a tenth of a creation's time.
-            taken = [_ORGANISATION] * (scope is not None) + [_KEY] * (idempotency_key in calls)
+            taken = [_ORGANISATION] * isinstance(allowed, Allowed) + [_KEY] * (idempotency_key in calls)
             if taken:
                 operation["parameters"] = taken + operation.get("parameters", [])
-            if scope is not None:
-                operation["security"] = [{"bearer": []}, {"oauth2": [scope]}]
+            if allowed is not None:
+                operation["security"] = [{"bearer": []}, {"oauth2": [allowed.scope]}]
             for status, response in operation["responses"].items():
                 if status == "422" and "HTTPValidationError" in str(response):
                     response["content"]["application/json"]["schema"] = refused

@@ -23,7 +23,8 @@ from core.columns import instant, typeid
 from core.identifiers import new_id
 from core.secrets import FieldVault
 
-SCOPES = ("read:treasury", "write:treasury", "read:fees", "write:fees")
+# The last opens what belongs to the client itself, `/v1/ledger`, and nothing else of its organisation.
+SCOPES = ("read:treasury", "write:treasury", "read:fees", "write:fees", "read:ledger")
 
 
 class CredentialKind(StrEnum):
@@ -99,8 +100,9 @@ async def issue(
     kind: CredentialKind,
     scopes: Sequence[str],
     expires_at: datetime | None = None,
+    client_id: str | None = None,
 ) -> tuple[Credential, str]:
-    """A new credential and, in clear for this once, its secret."""
+    """A new credential and, in clear for this once, its secret; `client_id` is whose access token it is."""
     unknown = set(scopes) - set(SCOPES)
     if unknown:
         raise ValueError(f"unknown scopes: {', '.join(sorted(unknown))}")
@@ -111,6 +113,7 @@ async def issue(
         org_id=org_id,
         kind=kind.value,
         digest=digest(secret),
+        client_id=client_id,
         scopes=list(scopes),
         expires_at=expires_at,
     )
@@ -131,8 +134,10 @@ async def find_presented(session: AsyncSession, presented: bytes) -> Credential 
     return found
 
 
-async def issue_access_token(session: AsyncSession, org_id: UUID, scopes: Sequence[str], seconds: int) -> str:
-    """A new access token that expires after `seconds`; only its digest is kept."""
+async def issue_access_token(
+    session: AsyncSession, org_id: UUID, client_id: str, scopes: Sequence[str], seconds: int
+) -> str:
+    """A new access token of a client that expires after `seconds`; only its digest is kept."""
     expires_at = now() + timedelta(seconds=seconds)
-    _, token = await issue(session, org_id, CredentialKind.ACCESS_TOKEN, scopes, expires_at)
+    _, token = await issue(session, org_id, CredentialKind.ACCESS_TOKEN, scopes, expires_at, client_id)
     return token

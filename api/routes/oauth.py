@@ -127,7 +127,7 @@ async def _token(request: Request) -> Token:
     granted = [scope for scope in known.scopes if scope in scopes]
     seconds = serving.settings.access_token_seconds
     async with serving.database.organisation(known.org_id) as session:
-        token = await issue_access_token(session, known.org_id, granted, seconds)
+        token = await issue_access_token(session, known.org_id, known.id, granted, seconds)
         await session.commit()
     return Token(
         access_token=token,
