@@ -17,17 +17,23 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
 
 @asynccontextmanager
-async def worker_session() -> AsyncIterator[AsyncSession]:
-    """One transaction that sees every organisation."""
+async def worker_database() -> AsyncIterator[Database]:
+    """The database as the workers see it."""
     url = get_settings().worker_database_url
     if url is None:
         raise typer.BadParameter("set COFFER_WORKER_DATABASE_URL")
     database = Database.connect(url, 1)
     try:
-        async with database.everything() as session:
-            yield session
+        yield database
     finally:
         await database.close()
+
+
+@asynccontextmanager
+async def worker_session() -> AsyncIterator[AsyncSession]:
+    """One transaction that sees every organisation."""
+    async with worker_database() as database, database.everything() as session:
+        yield session
 
 
 def print_answer(answer: dict[str, Any], as_json: bool) -> None:

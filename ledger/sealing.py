@@ -49,6 +49,8 @@ _SEAL = """
 
 _TRANSFER = f"SELECT {COLUMNS} FROM ledger_transfer AS transfer WHERE org_id = $1 AND id = $2"  # noqa: S608
 
+_ORGANISATION_OF = "SELECT org_id FROM ledger_transfer WHERE id = $1"
+
 _BLOCK_OF = """
     SELECT number, first_batch, transfers, ids, leaves, root, previous, hash FROM ledger_block
     WHERE org_id = $1 AND last_batch >= $2 ORDER BY last_batch LIMIT 1
@@ -144,3 +146,11 @@ async def prove(session: AsyncSession, org_id: UUID, transfer: UUID) -> Proof:
         org_id=org_id,
         **{name: block[name] for name in ("number", "transfers", "root", "previous", "hash")},
     )
+
+
+async def organisation_of(session: AsyncSession, transfer: UUID) -> UUID:
+    """Whose transfer it is. Raises `UnknownTransfer`; the session sees all organisations."""
+    for row in await fetch(session, _ORGANISATION_OF, transfer):
+        org_id: UUID = row["org_id"]
+        return org_id
+    raise UnknownTransfer

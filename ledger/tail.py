@@ -95,15 +95,15 @@ _BATCHES = """
     ORDER BY number
 """
 
-# The limit, one more than there should be, keeps the planner at one look into the index for each batch.
+# The limit keeps the planner at one look into the index for each batch.
 _TRANSFERS = """
     SELECT {columns}
     FROM unnest($2::bigint[], $3::uuid[], $4::uuid[], $5::integer[])
-             AS given (number, first_id, last_id, transfers)
+             AS given (number, first_id, last_id, most)
         CROSS JOIN LATERAL (
             SELECT * FROM ledger_transfer
             WHERE org_id = $1 AND id BETWEEN given.first_id AND given.last_id AND batch = given.number
-            ORDER BY id LIMIT given.transfers + 1
+            ORDER BY id LIMIT given.most
         ) AS transfer
     ORDER BY transfer.batch, transfer.id
 """
@@ -152,20 +152,28 @@ async def transfers_of(
 
     Raises `IncompleteBatch` if a batch has not as many transfers as it says.
     """
-    rows = await fetch(
+    rows = await found_of(session, org_id, batches, columns, beyond=1)
+    found = {int(number): count for number, count in Counter(row["batch"] for row in rows).items()}
+    for batch in batches:
+        if found.get(batch.number, 0) != batch.transfers:
+            raise IncompleteBatch(batch, found.get(batch.number, 0))
+    return rows
+
+
+async def found_of(
+    session: AsyncSession, org_id: UUID, batches: Sequence[BatchRef], columns: str, *, beyond: int
+) -> Sequence[asyncpg.Record]:
+    """The transfers that are there of some batches of one organisation, whether or not they should be; of
+    each batch at most so many `beyond` what it says. Otherwise as `transfers_of`."""
+    return await fetch(
         session,
         _TRANSFERS.format(columns=columns),
         org_id,
         [batch.number for batch in batches],
         [batch.first_id for batch in batches],
         [batch.last_id for batch in batches],
-        [batch.transfers for batch in batches],
+        [batch.transfers + beyond for batch in batches],
     )
-    found = {int(number): count for number, count in Counter(row["batch"] for row in rows).items()}
-    for batch in batches:
-        if found.get(batch.number, 0) != batch.transfers:
-            raise IncompleteBatch(batch, found.get(batch.number, 0))
-    return rows
 
 
 async def consumed_through(session: AsyncSession, follower: str) -> int:
