@@ -14,7 +14,18 @@ from api import docs, envelope, openapi
 from api.authentication import Credentials
 from api.middleware import Surroundings
 from api.once import Together
-from api.routes import health, ledger, ledger_payouts, oauth, payment_batches, payment_intents, treasury
+from api.routes import (
+    health,
+    ledger,
+    ledger_client,
+    ledger_accounts,
+    ledger_payouts,
+    ledger_periods,
+    oauth,
+    payment_batches,
+    payment_intents,
+    treasury,
+)
 from api.services import Services
 from chains.protocol import Chain, ChainName
 from core.database import Database
@@ -29,6 +40,9 @@ _ROUTERS = (
     payment_intents.router,
     treasury.router,
     ledger.router,
+    ledger_client.router,
+    ledger_accounts.router,
+    ledger_periods.router,
     ledger_payouts.router,
     oauth.router,
     health.router,

@@ -1,20 +1,27 @@
-"""Opening and reading accounts."""
+"""Opening, changing and reading accounts."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from types import EllipsisType
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from ledger.errors import AccountNotEmpty, UnknownAccount
+from core.events import Event, emit
+from core.money import CURRENCIES
+from ledger import names
+from ledger.errors import AccountDiffers, AccountNotEmpty, NoSuchAccount, OverdraftInUse, UnknownCurrency
 from ledger.models import Account, AccountType
 
 UNLIMITED: Final = None
+# Comes after every character that a name may hold.
+_BEYOND: Final = "\U0010ffff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +62,8 @@ async def open_accounts(
 ) -> dict[tuple[str, str], int]:
     """The ids of the accounts by name and currency; those that do not exist yet are opened.
 
-    Type and overdraft limit of an account that exists already are left as they are.
+    Type and overdraft limit of an account that exists already are left as they are. Raises
+    `InvalidAccountName` and `UnknownCurrency`.
     """
     wanted = {(spec.name, spec.currency): spec for spec in specs}
     if not wanted:
@@ -63,6 +71,8 @@ async def open_accounts(
     found = await _find(session, org_id, wanted.keys())
     missing = [spec for key, spec in wanted.items() if key not in found]
     if missing:
+        for spec in missing:
+            _check(spec)
         await session.execute(
             _OPEN,
             {
@@ -79,21 +89,79 @@ async def open_accounts(
     return found
 
 
-async def open_account(session: AsyncSession, org_id: UUID, spec: AccountSpec) -> int:
-    """The id of one account, opened if need be."""
-    return (await open_accounts(session, org_id, [spec]))[spec.name, spec.currency]
+async def open_account(
+    session: AsyncSession, org_id: UUID, spec: AccountSpec, metadata: Mapping[str, Any]
+) -> tuple[Account, bool]:
+    """One account, and whether it was opened just now. Raises `InvalidAccountName`, `UnknownCurrency`, and
+    `AccountDiffers` if it was there with another type or overdraft limit."""
+    _check(spec)
+    wanted = insert(Account).values(
+        org_id=org_id,
+        name=spec.name,
+        currency=spec.currency,
+        type=spec.type.value,
+        overdraft_limit=spec.overdraft_limit,
+        metadata=metadata,
+    )
+    opened = await session.scalar(wanted.on_conflict_do_nothing().returning(Account))
+    if opened is not None:
+        await emit(session, org_id, [_event("opened", opened)])
+        return opened, True
+    account = await get_account(session, org_id, spec.name, spec.currency)
+    if account.type != spec.type:
+        raise AccountDiffers(spec.name, "type")
+    if account.overdraft_limit != spec.overdraft_limit:
+        raise AccountDiffers(spec.name, "overdraftLimit")
+    return account, False
 
 
-async def set_active(session: AsyncSession, org_id: UUID, account_id: int, *, active: bool) -> None:
-    """Close an account, or open it again. Raises `UnknownAccount` and `AccountNotEmpty`."""
-    account = await session.get(Account, account_id, with_for_update={"key_share": True})
-    if account is None or account.org_id != org_id:
-        raise UnknownAccount(account_id)
-    empty = account.balance == 0 and account.debits_pending == 0 and account.credits_pending == 0
-    if not active and not empty:
-        raise AccountNotEmpty(account.name)
-    account.active = active
-    await session.flush()
+async def change_account(
+    session: AsyncSession,
+    org_id: UUID,
+    name: str,
+    currency: str,
+    *,
+    active: bool | None = None,
+    overdraft_limit: int | EllipsisType | None = ...,
+    metadata: Mapping[str, Any] | None = None,
+) -> Account:
+    """Close an account or open it again, change how far below zero it may go, replace its metadata; what is
+    not given stays.
+
+    Raises `NoSuchAccount`, `AccountNotEmpty` and `OverdraftInUse`. Locks the account against whoever posts.
+    """
+    account = await get_account(session, org_id, name, currency, lock=True)
+    if overdraft_limit is not ...:
+        if overdraft_limit is not None and account.available + overdraft_limit < 0:
+            raise OverdraftInUse(name)
+        account.overdraft_limit = overdraft_limit
+    if active is not None:
+        empty = account.balance == 0 and account.debits_pending == 0 and account.credits_pending == 0
+        if not active and not empty:
+            raise AccountNotEmpty(name)
+        account.active = active
+    if metadata is not None:
+        account.details = dict(metadata)
+    if session.is_modified(account):
+        await session.flush()
+        await emit(session, org_id, [_event("changed", account)])
+    return account
+
+
+async def get_account(
+    session: AsyncSession, org_id: UUID, name: str, currency: str, *, lock: bool = False
+) -> Account:
+    """The account of that name and currency; `lock` keeps others from posting to it. Raises
+    `NoSuchAccount`."""
+    query = select(Account).where(
+        col(Account.org_id) == org_id, col(Account.name) == name, col(Account.currency) == currency
+    )
+    if lock:
+        query = query.with_for_update(key_share=True)
+    account = await session.scalar(query.execution_options(populate_existing=True))
+    if account is None:
+        raise NoSuchAccount(name)
+    return account
 
 
 async def list_accounts(
@@ -104,7 +172,9 @@ async def list_accounts(
         select(Account)
         .where(
             col(Account.org_id) == org_id,
-            col(Account.name).startswith(prefix, autoescape=True),
+            # A range, because the index serves no LIKE where row-level security holds.
+            col(Account.name).op("~>=~")(prefix),
+            col(Account.name).op("~<~")(prefix + _BEYOND),
             col(Account.id) > after,
         )
         .order_by(col(Account.id))
@@ -117,6 +187,24 @@ async def get_accounts(session: AsyncSession, org_id: UUID, ids: Iterable[int]) 
     """The accounts with these ids; one that does not exist is left out."""
     query = select(Account).where(col(Account.org_id) == org_id, col(Account.id).in_(list(ids)))
     return {account.id: account for account in await session.scalars(query) if account.id is not None}
+
+
+def _check(spec: AccountSpec) -> None:
+    names.checked(spec.name)
+    if spec.currency not in CURRENCIES:
+        raise UnknownCurrency(spec.currency)
+
+
+def _event(what: str, account: Account) -> Event:
+    limit = account.overdraft_limit
+    payload = {
+        "name": account.name,
+        "currency": account.currency,
+        "type": account.type,
+        "isActive": account.active,
+        "overdraftLimit": None if limit is None else str(limit),
+    }
+    return Event(f"ledger.account.{what}", account.name, account.name, payload)
 
 
 async def _find(

@@ -315,3 +315,35 @@ class FormatUnfit(ValidationError):
 
     def __init__(self, why: str) -> None:
         super().__init__("The format does not fit the statement", FieldError("format", why))
+
+
+class InvalidAccountName(ValidationError):
+    """No account may be called so."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The name of an account {reason}", FieldError("name", reason))
+
+
+class UnknownCurrency(ValidationError):
+    """No account is kept in this currency."""
+
+    def __init__(self, currency: str) -> None:
+        super().__init__("The currency is not known", FieldError("currency", "is not known"))
+        self.currency = currency
+
+
+class AccountDiffers(Conflict):
+    """There is an account of this name and currency already, with another type or overdraft limit."""
+
+    def __init__(self, account: str, field: str) -> None:
+        super().__init__(f"The account {account} exists with another {field}", FieldError(field, "differs"))
+
+
+class OverdraftInUse(Conflict):
+    """The account is overdrawn by more than the new limit allows."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(
+            f"The account {account} is overdrawn by more",
+            FieldError("overdraftLimit", "is less than is used"),
+        )

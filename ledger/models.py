@@ -135,8 +135,17 @@ class Account(SQLModel, table=True):
     @property
     def available(self) -> int:
         """What is posted less what holds may still take out."""
-        held = self.credits_pending if AccountType(self.type).grows_by_debit else self.debits_pending
-        return self.balance - held
+        return self.balance - self.pending_out
+
+    @property
+    def pending_in(self) -> int:
+        """What holds may bring in, were all of them posted whole."""
+        return self.debits_pending if AccountType(self.type).grows_by_debit else self.credits_pending
+
+    @property
+    def pending_out(self) -> int:
+        """What holds may take out, were all of them posted whole."""
+        return self.credits_pending if AccountType(self.type).grows_by_debit else self.debits_pending
 
 
 class TransferRecord(SQLModel, table=True):

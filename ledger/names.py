@@ -6,11 +6,27 @@ import re
 from typing import Final
 
 from core.errors import ValidationError
+from ledger.errors import InvalidAccountName
+
+MAX_LENGTH: Final = 200
 
 # What a caller may put between two colons: no colon, which would make it a name of another shape.
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+|=/-]{0,99}", re.ASCII)
 # First parts that say what kind of party it is; a provider called so could reach into another's accounts.
 _KINDS: Final = frozenset({"user", "platform", "ext", "fx", "escrow", "wallet"})
+
+
+def checked(name: str) -> str:
+    """`name`, if an account may be called so: two parts or more between colons, none of them empty or padded,
+    all printable, at most `MAX_LENGTH` characters. Raises `InvalidAccountName`."""
+    parts = name.split(":")
+    if len(name) > MAX_LENGTH:
+        raise InvalidAccountName(f"must have at most {MAX_LENGTH} characters")
+    if not name.isprintable():
+        raise InvalidAccountName("must hold printable characters alone")
+    if len(parts) < 2 or any(not each or each != each.strip() for each in parts):
+        raise InvalidAccountName("must be two parts or more with colons between, none of them empty")
+    return name
 
 
 def part(field: str, text: str) -> str:

@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any
+from typing import Annotated, Any
 from uuid import UUID
 
-from core.money import CURRENCIES, to_decimal
-from core.shapes import Exact, Pagination, Shape
+from pydantic import ConfigDict, Field, StrictBool, StringConstraints
+
+from core.errors import ValidationError
+from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
+from core.shapes import CLEAN, Exact, Instant, Metadata, Pagination, Request, Shape
+from ledger.accounts import AccountSpec
+from ledger.errors import UnknownCurrency
 from ledger.exchange import ExchangeQuote
-from ledger.models import Account, AccountType
+from ledger.models import Account, AccountType, Period
+from ledger.names import MAX_LENGTH
 from ledger.payouts import Payout, PayoutStatus
 from ledger.rates import plain
 
 
 class AccountRead(Shape):
-    """An account with its running totals. `balance` is in the account's own direction: debits less credits
-    for assets and expenses, credits less debits for the others; `available` is that less what is held."""
+    """An account with its running totals. `balance` is what is posted in the account's own direction: debits
+    less credits for assets and expenses, credits less debits for the others. Holds may still bring in
+    `pendingIn` and take out `pendingOut`: `totalBalance` counts both, `available` is `balance` less the
+    second. `overdraftLimit` is how far below zero `available` may fall, null for without bound."""
 
     name: str
     currency: str
@@ -26,9 +34,14 @@ class AccountRead(Shape):
     pending_debits: Exact
     pending_credits: Exact
     balance: Exact
+    pending_in: Exact
+    pending_out: Exact
+    total_balance: Exact
     available: Exact
+    overdraft_limit: Exact | None
     is_active: bool
     last_transaction_at: datetime | None
+    metadata: dict[str, Any]
 
     @classmethod
     def of(cls, account: Account) -> AccountRead:
@@ -43,10 +56,102 @@ class AccountRead(Shape):
             pending_debits=to_decimal(account.debits_pending, currency),
             pending_credits=to_decimal(account.credits_pending, currency),
             balance=to_decimal(account.balance, currency),
+            pending_in=to_decimal(account.pending_in, currency),
+            pending_out=to_decimal(account.pending_out, currency),
+            total_balance=to_decimal(account.balance + account.pending_in - account.pending_out, currency),
             available=to_decimal(account.available, currency),
+            overdraft_limit=None
+            if account.overdraft_limit is None
+            else to_decimal(account.overdraft_limit, currency),
             is_active=account.active,
             last_transaction_at=account.last_transaction_at,
+            metadata=account.details,
         )
+
+
+_LIMIT = Field(
+    default=0,
+    description="How far below zero what is available may fall; null for without bound.",
+    json_schema_extra={"anyOf": [{"type": "string"}, {"type": "number"}, {"type": "null"}]},
+)
+
+
+def _limit(given: Any, currency: Currency) -> int | None:
+    try:
+        return None if given is None else parse_units(given, currency, zero=True)
+    except AmountError as error:
+        raise ValidationError.at("overdraftLimit", str(error)) from None
+
+
+class AccountCreate(Request):
+    """An account that is wanted: a hierarchical name such as `platform:fees`, a currency and a type."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"name": "platform:fees", "currency": "EUR", "type": "income", "metadata": {}}
+        }
+    )
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=MAX_LENGTH), CLEAN]
+    currency: Annotated[str, StringConstraints(min_length=1, max_length=16), CLEAN]
+    type: AccountType
+    overdraft_limit: Any = _LIMIT
+    metadata: Metadata = Field(default_factory=dict)
+
+    def spec(self) -> AccountSpec:
+        """What is to be opened. Raises `UnknownCurrency`, and `ValidationError` about the limit."""
+        if self.currency not in CURRENCIES:
+            raise UnknownCurrency(self.currency)
+        limit = _limit(self.overdraft_limit, CURRENCIES[self.currency])
+        return AccountSpec(self.name, self.currency, self.type, limit)
+
+
+class AccountChange(Request):
+    """What is to change of an account; a member that is not sent stays as it is. Metadata is replaced."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"overdraftLimit": "100.00"}})
+
+    is_active: StrictBool = True
+    overdraft_limit: Any = _LIMIT
+    metadata: Metadata = Field(default_factory=dict)
+
+    def given(self, currency: str) -> dict[str, Any]:
+        """The arguments of `ledger.accounts.change_account`. Raises `ValidationError` about the limit."""
+        given: dict[str, Any] = {}
+        if "is_active" in self.model_fields_set:
+            given["active"] = self.is_active
+        if "overdraft_limit" in self.model_fields_set:
+            given["overdraft_limit"] = _limit(self.overdraft_limit, CURRENCIES[currency])
+        if "metadata" in self.model_fields_set:
+            given["metadata"] = self.metadata
+        return given
+
+
+class PeriodRead(Shape):
+    """Through when the books are closed, and through when for ever; null where they never were."""
+
+    closed_through: datetime | None
+    sealed_through: datetime | None
+    changed_at: datetime | None
+
+    @classmethod
+    def of(cls, period: Period | None) -> PeriodRead:
+        """The public shape of a row."""
+        if period is None:
+            return cls(closed_through=None, sealed_through=None, changed_at=None)
+        return cls.model_construct(
+            closed_through=period.closed_through,
+            sealed_through=period.sealed_through,
+            changed_at=period.changed_at,
+        )
+
+
+class PeriodChange(Request):
+    """An instant through which, itself included, the books are to be closed."""
+
+    model_config = ConfigDict(json_schema_extra={"example": {"through": "2026-01-31T23:59:59.999999Z"}})
+
+    through: Instant
 
 
 class AccountPage(Shape):

@@ -25,6 +25,14 @@ ROUTES = [
     ("GET", "treasury/wallets"),
     ("GET", "treasury/position"),
     ("GET", "ledger/entries"),
+    ("GET", "ledger/accounts"),
+    ("POST", "ledger/accounts"),
+    ("GET", "ledger/accounts/platform:opening?currency=USDC"),
+    ("PATCH", "ledger/accounts/platform:opening?currency=USDC"),
+    ("GET", "ledger/periods"),
+    ("POST", "ledger/periods/close"),
+    ("POST", "ledger/periods/reopen"),
+    ("POST", "ledger/periods/seal"),
 ]
 
 
@@ -38,7 +46,7 @@ async def ask(
     return await caller.ask(
         method,
         path.format(intent=intent),
-        content=body if method == "POST" and not path.endswith("cancel") else None,
+        content=body if method != "GET" and not path.endswith("cancel") else None,
         key="key-1",
     )
 

@@ -96,15 +96,16 @@ async def test_the_description_is_whole_and_its_examples_work(caller: Caller) ->
                 if example is None:
                     name = content["schema"]["$ref"].rsplit("/", 1)[1]
                     example = spec["components"]["schemas"][name]["example"]
-                if media != "application/json":
+                if media != "application/json" or path.count("{") > 1:
                     continue
                 answered = await caller.ask(
                     method.upper(), path.format(orgId=caller.org_id), content=json.dumps(example).encode(),
                     key=f"example-{path}",
                 )  # fmt: skip
-                assert answered.status == 201, answered.content
+                # What is open already is not reopened: the example is right, and the answer 409.
+                assert answered.status in (200, 201, 409), answered.content
                 tried += 1
-    assert tried == 2
+    assert tried == 6
     assert "HTTPValidationError" not in json.dumps(spec, default=str)
 
 
@@ -116,11 +117,13 @@ async def test_what_is_answered_is_what_is_described(caller: Caller) -> None:
         (f"{root}/treasury/wallets", "treasury/wallets"),
         (f"{root}/treasury/position", "treasury/position"),
         (f"{root}/ledger/accounts", "ledger/accounts"),
+        (f"{root}/ledger/accounts/{{name}}", "ledger/accounts/platform:opening?currency=USDC"),
+        (f"{root}/ledger/periods", "ledger/periods"),
         (f"{root}/ledger/entries", "ledger/entries"),
         (f"{root}/payment-intents", "payment-intents"),
         (f"{root}/payment-intents/{{intentId}}", f"payment-intents/{intent['id']}"),
     ):
-        answered = await caller.get(path)
+        answered = await caller.ask("GET", path)
         assert answered.status == 200
         assert not re.search(rb"[0-9]E[+-]", answered.content)
         response = spec["paths"][template]["get"]["responses"]["200"]

@@ -9,7 +9,7 @@ from sqlalchemy import text
 
 from core.database import Database
 from core.errors import CofferError
-from ledger.accounts import UNLIMITED, AccountSpec, list_accounts, open_account, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, list_accounts, open_accounts
 from ledger.commands import Command, Move, Posted, Step
 from ledger.entries import FundAccounts
 from ledger.models import AccountType, Kind
@@ -57,9 +57,9 @@ class Wallet:
         self, name: str, type: AccountType, currency: str = "USDC", overdraft_limit: int | None = 0
     ) -> int:
         async with self.database.organisation(self.org_id) as session:
-            self.ids[name] = await open_account(
-                session, self.org_id, AccountSpec(f"test:{name}", currency, type, overdraft_limit)
-            )
+            spec = AccountSpec(f"test:{name}", currency, type, overdraft_limit)
+            opened = await open_accounts(session, self.org_id, [spec])
+            self.ids[name] = opened[spec.name, currency]
             await session.commit()
         return self.ids[name]
 
