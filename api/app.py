@@ -17,8 +17,8 @@ from api.once import Together
 from api.routes import (
     health,
     ledger,
-    ledger_client,
     ledger_accounts,
+    ledger_client,
     ledger_payouts,
     ledger_periods,
     oauth,

@@ -55,7 +55,7 @@ class Organisation(SQLModel, table=True):
 
 
 class Credential(SQLModel, table=True):
-    """Something that proves a caller: an API key, an OAuth2 client, or an access token of one, `client_id`."""
+    """Something that proves a caller: an API key, an OAuth2 client, or an access token of `client_id`."""
 
     __tablename__ = "credential"
     __table_args__ = (Index("ix_credential_org", "org_id"),)

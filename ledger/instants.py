@@ -7,6 +7,7 @@ effective by then; `ledger.checkpoints` keeps their sums, and what it has not fo
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from enum import StrEnum
 
@@ -25,6 +26,12 @@ class Clock(StrEnum):
 
 
 _BALANCE = text("SELECT ledger_balance_before(:account, :instant, :effective)")
+_BALANCES = text(
+    """
+    SELECT account, ledger_balance_before(account, :instant, :effective) AS balance
+    FROM unnest(CAST(:accounts AS bigint[])) AS given (account)
+    """
+)
 _SEQUENCE = text("SELECT ledger_sequence_before(:account, :instant)")
 
 
@@ -35,6 +42,16 @@ async def balance_before(session: AsyncSession, account: Account, instant: datet
     effective = clock is Clock.EFFECTIVE
     given = {"account": account.id, "instant": instant, "effective": effective}
     return int(await session.scalar(_BALANCE, given) or 0)
+
+
+async def balances_before(
+    session: AsyncSession, accounts: Sequence[Account], instant: datetime, clock: Clock
+) -> dict[int, int]:
+    """The same for many accounts, by their ids."""
+    effective = clock is Clock.EFFECTIVE
+    ids = [account.id for account in accounts]
+    rows = await session.execute(_BALANCES, {"accounts": ids, "instant": instant, "effective": effective})
+    return {row.account: int(row.balance) for row in rows}
 
 
 async def sequence_before(session: AsyncSession, account: Account, instant: datetime) -> int:

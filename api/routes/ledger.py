@@ -79,7 +79,7 @@ async def list_balances(org: ReadTreasury, request: Request, as_of: At, account:
     async with services(request).database.organisation(org) as session:
         accounts = await organisation_accounts(session, org, account)
         balances = by_currency(list((await balances_of(session, accounts, as_of)).values()))
-        value = worth(balances, await rates_into(session, EUR.code, as_of and as_of.instant))
+        value = worth(balances, await rates_into(session, EUR.code, as_of.instant if as_of else None))
     shape = OrganisationBalancesRead.of(org, balances, value, as_of)
     return envelope.answer(encode(shape.model_dump(by_alias=True)), 200)
 
