@@ -27,6 +27,7 @@ from ledger.tail import BatchRef, consumed_through, found_of
 _TRANSFERS_A_PAGE: Final = 8192
 _BLOCKS_A_PAGE: Final = 1024
 _ROWS_A_SWEEP: Final = 50_000
+_BEFORE_ALL_BATCHES: Final = -(2**63)
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
 
@@ -188,7 +189,7 @@ class _Books:
         self._report = report
         self._progress = progress
         self._number = 0
-        self._last_batch = 0
+        self._last_batch = _BEFORE_ALL_BATCHES
         self._hash = proof.BEFORE_THE_FIRST
 
     async def first_difference(self, through: int) -> Finding | None:
