@@ -288,9 +288,10 @@ async def read_lines(
     since: datetime,
     until: datetime,
     clock: Clock,
+    opening: int,
 ) -> AsyncGenerator[list[Line]]:
     """The lines of these accounts from `since` on and before `until` in the order of the clock, some at a
-    time. Raises `Unbalanced` where an account's stored balance is not what its lines make."""
+    time, from the balance `opening` on, to which accounts that did not move may have added. Raises `Unbalanced` where an account's stored balance is not what its lines make."""
     readers = [_Reader(part, until, clock, part.after, since, balance=part.opening) for part in parts]
     most = max(_LEAST_A_PAGE, min(_MOST_A_PAGE, _MOST_KEPT // max(1, len(parts))))
     async with database.organisation(org_id) as session:
@@ -298,7 +299,7 @@ async def read_lines(
             await reader.fill(session, most)
     waiting = [(*reader.next, place) for place, reader in enumerate(readers) if reader.rows]
     heapify(waiting)
-    balance = sum(part.opening for part in parts)
+    balance = opening
     lines: list[Line] = []
     while waiting:
         place = waiting[0][-1]

@@ -129,7 +129,13 @@ class Opened:
         balance, count = statement.opening, 0
         held: list[Line] = []
         pages = read_lines(
-            self.database, self.org_id, self.parts, period.since, period.until, statement.clock
+            self.database,
+            self.org_id,
+            self.parts,
+            period.since,
+            period.until,
+            statement.clock,
+            statement.opening,
         )
         async with aclosing(pages):
             async for page in pages:
