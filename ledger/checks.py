@@ -140,7 +140,7 @@ _ORDER: Final = Pass(
                lag(sequence, 1, 0::bigint) OVER history + 1 AS due_sequence,
                lag(balance, 1, 0::numeric) OVER history + change AS due_balance,
                lag(recorded_at, 1, '-infinity') OVER history AS earliest
-        FROM side WINDOW history AS (PARTITION BY account_id ORDER BY sequence)
+        FROM side WINDOW history AS (PARTITION BY account_id ORDER BY sequence, id)
     )
     SELECT each.rule AS "check", account.org_id,
            'transfer ' || line.id || ' on account ' || account_id AS subject, each.expected, each.found
