@@ -4,16 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 import time
-from collections.abc import Sequence
-from typing import Annotated
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import datetime
+from typing import Annotated, Final
 from uuid import UUID
 
 import typer
+from pydantic import TypeAdapter, ValidationError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from cli.connection import AsJson, print_answer, worker_database, worker_session
 from cli.rates import rates
-from ledger import checks, sealing, verification
+from core.clock import iso
+from core.errors import NotFound
+from core.organisations import Organisation
+from core.shapes import Instant
+from ledger import checks, periods, sealing, tail, verification
+
+Through = Annotated[
+    str, typer.Argument(help="An instant that has passed, such as 2026-01-31T23:59:59.999999Z; included.")
+]
+_INSTANT: Final = TypeAdapter[datetime](Instant)
 
 app = typer.Typer()
 ledger = typer.Typer(no_args_is_help=True, help="The books: proofs and periods.")
@@ -42,6 +55,24 @@ def check(
             typer.echo("the books are in order")
     if findings:
         raise typer.Exit(1)
+
+
+@ledger.command("close")
+def close(org_id: UUID, through: Through, as_json: AsJson = False) -> None:
+    """Close the books of an organisation through an instant."""
+    _change_period(periods.close_books, org_id, through, as_json)
+
+
+@ledger.command("reopen")
+def reopen(org_id: UUID, through: Through, as_json: AsJson = False) -> None:
+    """Open again what is closed after an instant and is not sealed."""
+    _change_period(periods.reopen_books, org_id, through, as_json)
+
+
+@ledger.command("seal-period")
+def seal_period(org_id: UUID, through: Through, as_json: AsJson = False) -> None:
+    """Close the books of an organisation through an instant for ever."""
+    _change_period(periods.seal_books, org_id, through, as_json)
 
 
 @ledger.command("verify")
@@ -90,10 +121,7 @@ def seal(as_json: AsJson = False) -> None:
 
     async def run() -> int:
         async with worker_database() as database:
-            sealed = 0
-            while transfers := await sealing.seal(database):
-                sealed += transfers
-            return sealed
+            return await tail.catch_up(lambda: sealing.seal(database), math.inf)
 
     print_answer({"sealed": asyncio.run(run())}, as_json)
 
@@ -108,6 +136,34 @@ def proof(transfer: Annotated[UUID, typer.Argument(metavar="TRANSFER_ID")]) -> N
             return await sealing.prove(session, org_id, transfer)
 
     typer.echo(json.dumps(asyncio.run(run()).document(), indent=2))
+
+
+def _change_period(
+    carry_out: Callable[[AsyncSession, UUID, datetime], Awaitable[Period]],
+    org_id: UUID,
+    through: str,
+    as_json: bool,
+) -> None:
+    try:
+        instant = _INSTANT.validate_python(through)
+    except ValidationError as error:
+        raise typer.BadParameter(error.errors()[0]["msg"], param_hint="THROUGH") from None
+
+    async def run() -> Period:
+        async with worker_session() as session:
+            if await session.get(Organisation, org_id) is None:
+                raise NotFound(f"there is no organisation {org_id}")
+            period = await carry_out(session, org_id, instant)
+            await session.commit()
+            return period
+
+    period = asyncio.run(run())
+    sealed = period.sealed_through
+    answer = {
+        "closed_through": iso(period.closed_through),
+        "sealed_through": None if sealed is None else iso(sealed),
+    }
+    print_answer(answer, as_json)
 
 
 def _head(written: str) -> verification.Head:

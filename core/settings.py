@@ -100,6 +100,9 @@ class Settings(BaseSettings):
     worker_processes: int = Field(default=2, ge=1, description="Processes of one `coffer worker`.")
     worker_threads: int = Field(default=8, ge=1, description="Messages that a process works on at once.")
     sweep_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for forgotten work.")
+    tail_interval: float = Field(
+        default=1.0, gt=0, description="Seconds between looks for transfers to seal and to watch."
+    )
     dispatch_batch: int = Field(default=2000, ge=1, description="Most intents claimed in one transaction.")
 
     keystore_dir: Path = Field(default=Path("keys"), description="Folder of the encrypted key files.")

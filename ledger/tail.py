@@ -11,6 +11,7 @@ A transaction that only reads holds nothing back, nor does one that writes anyth
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -142,6 +143,16 @@ async def follow(database: Database, follower: str, consume: Consume, *, most_tr
         await fetch(session, _KEEP, follower, through, horizon, [])
         await session.commit()
         return sum(batch.transfers for batch in batches)
+
+
+async def catch_up(step: Callable[[], Awaitable[int]], seconds: float = 10.0) -> int:
+    """Repeat a `follow` until it finds nothing or the time is over; how many transfers were consumed."""
+    until, consumed = time.monotonic() + seconds, 0
+    while count := await step():
+        consumed += count
+        if time.monotonic() >= until:
+            break
+    return consumed
 
 
 async def transfers_of(

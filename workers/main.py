@@ -10,10 +10,10 @@ import sys
 from typing import Final
 
 from core.settings import Settings
-from workers import dispatch, follow, sweep
+from workers import dispatch, follow, sweep, tail
 from workers.broker import broker
 
-__all__ = ["broker", "dispatch", "follow", "sweep"]
+__all__ = ["broker", "dispatch", "follow", "sweep", "tail"]
 
 _SHUTDOWN_MS: Final = 30_000
 # How long an idle consumer sleeps: what a lone message waits at the most.

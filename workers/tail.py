@@ -1,0 +1,16 @@
+"""The queue `tail`: what trails the books, each batch of transfers once and in order."""
+
+from __future__ import annotations
+
+import dramatiq
+
+from ledger import sealing, tail
+from workers.broker import HINT_MS, broker
+from workers.runtime import runtime
+
+
+@dramatiq.actor(broker=broker, queue_name="tail", max_age=HINT_MS)
+async def seal_books() -> None:
+    """Seal the transfers that are final."""
+    database = runtime().database
+    await tail.catch_up(lambda: sealing.seal(database))
