@@ -22,10 +22,10 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.errors import CofferError, ValidationError
-from core.money import CURRENCIES
 from ledger import exchange, names
-from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
-from ledger.commands import Command, Move, Posted
+from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
+from ledger.commands import Command, Hold, Move, Posted
+from ledger.errors import AccountDiffers
 from ledger.exchange import ExchangeQuote
 from ledger.models import AccountType, Kind
 from ledger.posting import post
@@ -42,7 +42,8 @@ _LONGEST_REFERENCE: Final = 200
 class PayIn:
     """Money that a payer sent to a merchant account at a provider, for a client: `amount` in smallest units.
 
-    The same `reference` books it once. `provider_reference` is what the provider calls it.
+    The same `reference` books it once. `provider_reference` is what the provider calls it. Of a deposit that
+    is `pending` the last hop is a hold: the money has arrived, and the client has it once that is posted.
     """
 
     client_id: str
@@ -53,6 +54,7 @@ class PayIn:
     amount: int
     reference: str
     provider_reference: str | None = None
+    pending: bool = False
     effective_at: datetime | None = None
     metadata: Mapping[str, Any] | None = None
 
@@ -63,7 +65,6 @@ async def pay_in(session: AsyncSession, org_id: UUID, deposit: PayIn) -> Posted:
     Raises `ValidationError` and what the books refuse (see `ledger.errors`), and then nothing has changed.
     """
     check_reference(deposit.reference)
-    check_currency(deposit.currency)
     way = [
         (names.external(names.part("payer", deposit.payer)), deposit.currency),
         (names.provider(deposit.provider, deposit.merchant), deposit.currency),
@@ -74,8 +75,12 @@ async def pay_in(session: AsyncSession, org_id: UUID, deposit: PayIn) -> Posted:
     details = {**(deposit.metadata or {}), "reference": deposit.reference}
     if deposit.provider_reference is not None:
         details["providerReference"] = deposit.provider_reference
+    hops = list(pairwise(way))
+    steps = [Move] * len(hops)
+    if deposit.pending:
+        steps[-1] = Hold
     chain = [
-        Move(
+        step(
             Kind.PAYIN,
             debit=ids[source],
             credit=ids[target],
@@ -84,9 +89,9 @@ async def pay_in(session: AsyncSession, org_id: UUID, deposit: PayIn) -> Posted:
             effective_at=deposit.effective_at,
             metadata=details,
         )
-        for source, target in pairwise(way)
+        for step, (source, target) in zip(steps, hops, strict=True)
     ]
-    return await post_chain(session, org_id, chain, f"payin:{deposit.reference}")
+    return await post_chain(session, org_id, chain, deposit.reference)
 
 
 async def convert(
@@ -138,19 +143,20 @@ async def open_flow(
     """The ids of the accounts of a flow: `own` hold money, `passing` only see it pass.
 
     All at once, so that two flows which open the same accounts wait for one another and never in a circle.
+    Raises `AccountDiffers` where one that holds money was opened before and does not grow by credits: it
+    would gain by what it pays. Raises `UnknownCurrency`.
     """
-    specs = [AccountSpec(name, currency, AccountType.LIABILITY) for name, currency in own]
-    specs += [AccountSpec(name, currency, AccountType.LIABILITY, UNLIMITED) for name, currency in passing]
-    return await open_accounts(session, org_id, specs)
+    holding = [AccountSpec(name, currency, AccountType.LIABILITY) for name, currency in own]
+    seeing = [AccountSpec(name, currency, AccountType.LIABILITY, UNLIMITED) for name, currency in passing]
+    ids = await open_accounts(session, org_id, [*holding, *seeing])
+    accounts = await get_accounts(session, org_id, [ids[spec.name, spec.currency] for spec in holding])
+    for account in accounts.values():
+        if AccountType(account.type).grows_by_debit:
+            raise AccountDiffers(account.name, "type")
+    return ids
 
 
 def check_reference(reference: str) -> None:
     """Raises `ValidationError` for a reference that is empty, too long or not plain text."""
     if not 0 < len(reference) <= _LONGEST_REFERENCE or not reference.isprintable():
         raise ValidationError.at("reference", f"must be 1 to {_LONGEST_REFERENCE} printable characters")
-
-
-def check_currency(currency: str) -> None:
-    """Raises `ValidationError` for a currency that Coffer does not know."""
-    if currency not in CURRENCIES:
-        raise ValidationError.at("currency", f"is none of {', '.join(CURRENCIES)}")

@@ -43,7 +43,7 @@ from ledger.errors import (
     UnknownPayout,
 )
 from ledger.exchange import ExchangeQuote
-from ledger.flows import check_currency, check_reference, open_flow, post_chain
+from ledger.flows import check_reference, open_flow, post_chain
 from ledger.models import Kind, Phase
 
 PAYOUTS: Final = names.platform("payouts")
@@ -225,7 +225,6 @@ _ALONE = text("SELECT pg_advisory_xact_lock(4, hashtext(:org_id || :reference))"
 
 async def _begin(session: AsyncSession, org_id: UUID, order: PayoutOrder, first: Payout | None) -> Payout:
     check_reference(order.reference)
-    check_currency(order.currency)
     names.user(order.client_id)
     names.provider(order.provider, "payouts")
     order = replace(order, beneficiary=check_beneficiary(order.beneficiary))
@@ -243,7 +242,7 @@ async def _begin(session: AsyncSession, org_id: UUID, order: PayoutOrder, first:
     source, target = (names.user(order.client_id), order.currency), (PAYOUTS, order.currency)
     ids = await open_flow(session, org_id, own=(source, target), passing=())
     hold = Hold(Kind.PAYOUT, ids[source], ids[target], order.amount, payout_id, metadata=details)
-    (held,) = (await post_chain(session, org_id, [hold])).transfers
+    (held,) = (await post_chain(session, org_id, [hold], order.reference)).transfers
     payout = Payout(
         org_id=org_id,
         id=payout_id,

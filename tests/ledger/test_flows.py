@@ -22,9 +22,11 @@ from core.database import Database
 from core.errors import CofferError, ValidationError
 from core.money import CURRENCIES
 from ledger import exchange
-from ledger.accounts import list_accounts, set_active
+from ledger.accounts import AccountSpec, change_account, list_accounts, open_accounts
+from ledger.commands import PostHold
 from ledger.errors import (
     AccountClosed,
+    AccountDiffers,
     InsufficientFunds,
     InvalidAmount,
     InvalidBeneficiary,
@@ -37,7 +39,8 @@ from ledger.errors import (
     UnknownPayout,
     UnknownQuote,
 )
-from ledger.flows import PayIn, convert, pay_in
+from ledger.flows import PayIn, convert, pay_in, post_chain
+from ledger.models import AccountType
 from ledger.payouts import PAYOUTS, Payout, PayoutOrder, cancel, confirm, fail, pay_out, retry
 from ledger.rates import set_rate
 
@@ -161,6 +164,21 @@ async def test_a_deposit_counts_from_when_it_was_effective(desk: Desk) -> None:
     noon = datetime(2026, 1, 12, 12, tzinfo=UTC)
     await desk.do(pay_in, replace(DEPOSIT, reference="DEPOSIT-002", amount=1, effective_at=noon))
     assert [t.effective_at for t in await desk.transfers()][-3:] == [noon] * 3
+
+
+async def test_a_deposit_that_is_pending_is_the_clients_once_its_hold_is_posted(desk: Desk) -> None:
+    deposit = replace(DEPOSIT, reference="DEPOSIT-002", amount=5_000, pending=True)
+    *_, hold = (await desk.do(pay_in, deposit)).transfers
+    arrived: Balances = {
+        (f"ext:{PAYER}", EUR): (-105_000, -105_000),
+        ("platform:deposits", EUR): (5_000, 0),
+    }
+    assert await desk.balances() == DEPOSITED | arrived
+    await desk.do(post_chain, [PostHold(hold)])
+    assert await desk.balances() == DEPOSITED | arrived | {
+        ("platform:deposits", EUR): (0, 0),
+        (USER, EUR): (105_000, 105_000),
+    }
 
 
 @pytest.mark.parametrize(
@@ -292,6 +310,12 @@ async def test_the_same_order_again_is_the_same_payout(desk: Desk) -> None:
         with pytest.raises(ReferenceReused):
             await desk.do(pay_out, replace(ORDER, **change))
     assert await desk.balances() == held(10_000)
+
+
+async def test_a_reference_that_a_deposit_has_is_no_payouts(desk: Desk) -> None:
+    with pytest.raises(ReferenceReused):
+        await desk.do(pay_out, replace(ORDER, reference="DEPOSIT-001"))
+    assert await desk.balances() == held(0)
 
 
 async def test_more_than_the_client_has_is_refused_and_changes_nothing(desk: Desk) -> None:
@@ -533,6 +557,20 @@ async def test_a_conversion_without_the_money_leaves_the_quote_to_be_used(desk: 
     assert (await desk.balances())[USER, EUR] == (0, 0)
 
 
+@pytest.mark.parametrize("name", [USER, PAYOUTS])
+async def test_an_account_that_would_gain_by_what_it_pays_takes_part_in_no_flow(
+    desk: Desk, name: str
+) -> None:
+    async with desk.database.organisation(desk.org_id) as session:
+        await open_accounts(session, desk.org_id, [AccountSpec(name, USD, AccountType.ASSET)])
+        await session.commit()
+    with pytest.raises(AccountDiffers):
+        await desk.do(pay_out, replace(ORDER, currency=USD))
+    assert await desk.balances() == DEPOSITED | {(name, USD): (0, 0)} | (
+        {(PAYOUTS, USD): (0, 0)} if name == USER else {(USER, USD): (0, 0)}
+    )
+
+
 # Several at a time, and what was cut off
 
 
@@ -607,8 +645,7 @@ async def test_a_hop_that_is_refused_takes_back_all_of_them(desk: Desk) -> None:
     first = await desk.do(pay_out, ORDER)
     await desk.do(confirm, first.id)
     async with desk.database.organisation(desk.org_id) as session:
-        closed = {a.name: a.id for a in await list_accounts(session, desk.org_id, "revolut:")}
-        await set_active(session, desk.org_id, closed["revolut:payouts"], active=False)
+        await change_account(session, desk.org_id, "revolut:payouts", EUR, active=False)
         await session.commit()
     second = await desk.do(pay_out, replace(ORDER, reference="PAYOUT-002"))
     before = await desk.balances()
