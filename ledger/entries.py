@@ -71,6 +71,7 @@ _COSTS = text(
     SELECT cause, kind, sum(CASE WHEN credit_account_id = :gas THEN amount ELSE -amount END) AS amount
     FROM ledger_transfer
     WHERE org_id = CAST(:org_id AS uuid) AND cause = ANY(CAST(:causes AS text[])) AND kind IN ('fee', 'rent')
+      AND phase IN ('posted', 'post')
     GROUP BY cause, kind
     """
 )

@@ -1,14 +1,17 @@
 from __future__ import annotations
 
-from ledger.commands import PostHold
+from ledger.commands import Hold, PostHold, VoidHold
 from ledger.entries import (
+    booked_costs,
     debit_balance,
     get_treasury_net_position,
+    list_entries,
     record_fee,
     refund,
     release_reserve,
     reserve_balance,
 )
+from ledger.models import Kind, Phase
 from tests.ledger.conftest import UNTOUCHED, Wallet
 
 
@@ -70,3 +73,46 @@ async def test_the_net_position_sums_available_and_reserved_by_chain(wallet: Wal
         ("ethereum", "ETH", 0, 0, 0),
         ("ethereum", "USDC", 900, 100, 1_000),
     ]
+
+
+async def test_a_debit_is_one_entry_whatever_became_of_its_hold(wallet: Wallet) -> None:
+    gone = wallet.ids["beneficiary"]
+    holds = []
+    for cause in ("pi_1", "pi_2", "pi_3", "pi_4"):
+        async with wallet.database.organisation(wallet.org_id) as session:
+            await reserve_balance(session, wallet.org_id, wallet.fund, 100, cause)
+            holds.append(await debit_balance(session, wallet.org_id, wallet.fund, gone, 100, cause))
+            await session.commit()
+    await wallet.post(
+        [PostHold(holds[0], 60)],
+        [VoidHold(holds[1], Phase.FAIL)],
+        [VoidHold(holds[2], Phase.EXPIRE)],
+    )
+    async with wallet.database.organisation(wallet.org_id) as session:
+        entries = await list_entries(session, wallet.org_id, None, 50)
+        of_one = await list_entries(session, wallet.org_id, "pi_1", 50)
+        after = await list_entries(session, wallet.org_id, None, 50, entries[5].id)
+    facts = [(entry.cause, entry.kind, entry.amount) for entry in entries]
+    assert facts == [
+        (f"pi_{number}", kind, 100) for number in (1, 2, 3, 4) for kind in (Kind.RESERVE, Kind.DEBIT)
+    ]
+    assert (of_one, after) == (entries[:2], entries[6:])
+    assert await wallet.balances() == UNTOUCHED | {
+        "available": (600, 600),
+        "reserved": (340, 240),
+        "beneficiary": (60, 60),
+    }
+
+
+async def test_a_cost_that_is_held_counts_once_it_is_booked(wallet: Wallet) -> None:
+    gas = wallet.ids["gas"]
+    hold = Hold(Kind.FEE, debit=wallet.ids["network-fees"], credit=gas, amount=50, cause="pi_1")
+
+    async def costs() -> dict[tuple[str, Kind], int]:
+        async with wallet.database.organisation(wallet.org_id) as session:
+            return await booked_costs(session, wallet.org_id, gas, ["pi_1"])
+
+    (held,) = (await wallet.post_one(hold)).transfers
+    assert await costs() == {}
+    await wallet.post_one(PostHold(held, 30))
+    assert await costs() == {("pi_1", Kind.FEE): 30}
