@@ -1,24 +1,20 @@
-"""Transfers as an account sees them: the one place that reads them from its perspective.
+"""Transfers as an account sees them, as transactions.
 
-A *transaction* is what a reader lists: a transfer that happened at once, or a hold with what became of it; it
-stands where it was created. A *movement* is what changed the balance: a transfer that happened at once, or
-the posting of a hold; it stands where it was booked, and statements and exports are made of these.
+A transaction is a transfer that happened at once, or a hold with what became of it: the row that resolves a
+hold is none of its own. It stands where it was created.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import Row, text
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy import Row
 
-from ledger.instants import Clock, balance_before, sequence_before
-from ledger.models import Account, Kind
+from ledger.models import Kind
 
 
 class Type(StrEnum):
@@ -142,99 +138,3 @@ def transaction_of(row: Row[Any]) -> Transaction:
         transfer_group=row.chain_id,
         metadata=row.metadata,
     )
-
-
-# What is told of movements. One that let a held amount happen speaks for its hold, under the hold's id.
-_MOVEMENT: Final = """
-    SELECT coalesce(entry.resolves, entry.id) AS id, entry.sequence, entry.incoming, entry.amount,
-           entry.currency, entry.balance, counterparty.name AS counterparty, entry.kind, entry.recorded_at,
-           coalesce(entry.effective_at, entry.recorded_at) AS effective_at,
-           coalesce(named.reference, entry.cause) AS reference,
-           coalesce(entry.metadata, hold.metadata) AS metadata
-    FROM {entry} AS entry
-    JOIN ledger_account AS counterparty ON counterparty.id = entry.counterparty_id
-    LEFT JOIN ledger_transfer AS hold
-        ON entry.phase = 'post' AND hold.org_id = entry.org_id AND hold.id = entry.resolves
-    LEFT JOIN LATERAL (
-        SELECT reference FROM ledger_reference
-        WHERE ledger_reference.org_id = entry.org_id
-          AND ledger_reference.transfers[1] = CASE WHEN hold.id IS NULL
-              THEN coalesce(entry.chain_id, entry.id) ELSE coalesce(hold.chain_id, hold.id) END
-        LIMIT 1
-    ) AS named ON true
-    WHERE entry.phase IN ('posted', 'post')
-"""
-
-_ACCOUNT: Final = """
-    (SELECT id, type IN ('asset', 'expense') AS grows_by_debit FROM ledger_account WHERE id = :account)
-"""
-_RECORDED: Final = "AND transfer.{side}_sequence > :after AND transfer.{side}_sequence <= :through"
-_DATED: Final = "AND transfer.effective_at >= :since AND transfer.effective_at < :until"
-
-_RECORDED_MOVEMENTS: Final = text(
-    _MOVEMENT.format(entry=f"({sides(_ACCOUNT, _RECORDED)})") + " ORDER BY entry.sequence"
-)
-_EFFECTIVE_MOVEMENTS: Final = text(
-    _MOVEMENT.format(
-        entry=f"({sides(_ACCOUNT, _RECORDED + ' AND transfer.effective_at IS NULL')}"
-        f" UNION ALL {sides(_ACCOUNT, _DATED)})"
-    )
-    + " ORDER BY coalesce(entry.effective_at, entry.recorded_at), entry.sequence"
-)
-
-
-@dataclass(frozen=True, slots=True)
-class Movement:
-    """What changed an account's balance: `amount` in smallest units, `balance_after` in the account's own
-    direction and by the clock that was asked for. `id` is that of the transaction."""
-
-    id: UUID
-    sequence: int
-    type: Type
-    amount: int
-    currency: str
-    balance_after: int
-    counterparty: str
-    kind: Kind
-    recorded_at: datetime
-    effective_at: datetime
-    reference: str | None
-    metadata: dict[str, Any] | None
-
-
-async def movements(
-    session: AsyncSession, account: Account, since: datetime, until: datetime, clock: Clock
-) -> AsyncIterator[Movement]:
-    """What changed the account's balance from `since` on and before `until` by that clock, the oldest first.
-
-    Streams: a thousand rows are in memory at a time. Opening balance (`balance_before`) and the movements add
-    up if the session's transaction is REPEATABLE READ, or `until` is past.
-    """
-    balance = await balance_before(session, account, since, clock)
-    given: dict[str, Any] = {
-        "account": account.id,
-        "after": await sequence_before(session, account, since),
-        "through": await sequence_before(session, account, until),
-    }
-    statement = _RECORDED_MOVEMENTS
-    if clock is Clock.EFFECTIVE:
-        statement = _EFFECTIVE_MOVEMENTS
-        given |= {"since": since, "until": until}
-    rows = await session.stream(statement, given, execution_options={"yield_per": 1000})
-    async for row in rows:
-        amount = int(row.amount)
-        balance += amount if row.incoming else -amount
-        yield Movement(
-            id=row.id,
-            sequence=row.sequence,
-            type=Type.CREDIT if row.incoming else Type.DEBIT,
-            amount=amount,
-            currency=row.currency,
-            balance_after=balance,
-            counterparty=row.counterparty,
-            kind=Kind(row.kind),
-            recorded_at=row.recorded_at,
-            effective_at=row.effective_at,
-            reference=row.reference,
-            metadata=row.metadata,
-        )

@@ -32,7 +32,6 @@ _BALANCES = text(
     FROM unnest(CAST(:accounts AS bigint[])) AS given (account)
     """
 )
-_SEQUENCE = text("SELECT ledger_sequence_before(:account, :instant)")
 
 
 async def balance_before(session: AsyncSession, account: Account, instant: datetime, clock: Clock) -> int:
@@ -52,9 +51,3 @@ async def balances_before(
     ids = [account.id for account in accounts]
     rows = await session.execute(_BALANCES, {"accounts": ids, "instant": instant, "effective": effective})
     return {row.account: int(row.balance) for row in rows}
-
-
-async def sequence_before(session: AsyncSession, account: Account, instant: datetime) -> int:
-    """The place in the account's sequence of its last transfer recorded before `instant`; 0 if there is
-    none."""
-    return int(await session.scalar(_SEQUENCE, {"account": account.id, "instant": instant}) or 0)

@@ -18,7 +18,7 @@ from core.errors import CofferError
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.checkpoints import checkpoint
 from ledger.commands import Hold, Move, PostHold, Reverse, Step, VoidHold
-from ledger.instants import Clock, balance_before, sequence_before
+from ledger.instants import Clock, balance_before
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
 from sandbox.schema import DatabaseUrls
@@ -220,17 +220,3 @@ async def test_a_checkpoint_given_twice_counts_once(
         await session.commit()
     await books.follow("follow")
     await books.check([datetime(2026, 6, 1, tzinfo=UTC)])
-
-
-async def test_the_place_in_the_sequence_at_an_instant(app_database: Database) -> None:
-    books = Books(app_database, app_database)
-    await books.open()
-    for _ in range(5):
-        await books.write([((0, 1), 5, None, "move")])
-    async with app_database.organisation(books.org_id) as session:
-        account = (await get_accounts(session, books.org_id, books.ids))[books.ids[0]]
-        query = text("SELECT recorded_at FROM ledger_transfer WHERE debit_account_id = :id ORDER BY 1")
-        recorded = list(await session.scalars(query, {"id": account.id}))
-        found = [await sequence_before(session, account, instant) for instant in recorded]
-        after = [await sequence_before(session, account, instant + TICK) for instant in recorded]
-    assert (found, after) == ([0, 1, 2, 3, 4], [1, 2, 3, 4, 5])
