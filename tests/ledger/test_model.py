@@ -1,392 +1,593 @@
-"""The books against a model of plain dictionaries: every balance, every refusal, after every step.
+"""The books against a model of plain dictionaries: every answer, every row, every total.
 
-A run prints its seed; LEDGER_SEED repeats it.
+A run prints its seed; LEDGER_SEED repeats it. A step is one rule; the steps of all items are 50,000.
 """
 
 from __future__ import annotations
 
 import asyncio
-import copy
 import os
 import random
 import secrets
-from collections import defaultdict
-from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+import sys
+from collections.abc import Coroutine, Iterator, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta, timezone
+from functools import partial
+from itertools import count, product
+from typing import Any, Final, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+import uvloop
+from hypothesis import Phase as Stage
+from hypothesis import seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncSession
 
 from core.database import Database
 from core.errors import CofferError
-from core.money import MAX_UNITS
-from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
+from ledger.accounts import UNLIMITED, AccountSpec, change_account, open_account, open_accounts
 from ledger.books import Books
-from ledger.commands import Command, Hold, Move, Posted, PostHold, Step, VoidHold
-from ledger.errors import (
-    AccountClosed,
-    AlreadyResolved,
-    CurrencyMismatch,
-    InsufficientFunds,
-    InvalidAmount,
-    SameAccount,
-    UnknownAccount,
-    UnknownHold,
-)
-from ledger.models import AccountType, Kind
+from ledger.commands import Command, Hold, Mode, Move, Posted, PostHold, Reverse, Step, VoidHold
+from ledger.expiry import expire_holds
+from ledger.models import AccountType, Kind, Phase
+from ledger.periods import close_books, reopen_books, seal_books
 from ledger.posting import post
+from ledger.sealing import seal
+from sandbox.schema import DatabaseUrls, Schema
+from tests.ledger.comparing import (
+    Place,
+    Unit,
+    assert_same,
+    assert_sealed,
+    assert_sound,
+    name,
+    named_by,
+    places,
+    serialise,
+    told,
+)
+from tests.ledger.model import MOST, Model
 
-EXAMPLES = 120
-STEPS = 20
-CALLERS = 40
+ITEMS: Final = 5
+STEPS_AN_ITEM: Final = 10_000
+EXAMPLES: Final = 10
+STEPS: Final = 100
 
-SPECS = [
-    AccountSpec("source", "USDC", AccountType.EQUITY, overdraft_limit=UNLIMITED),
-    AccountSpec("available", "USDC", AccountType.ASSET),
-    AccountSpec("reserved", "USDC", AccountType.ASSET),
-    AccountSpec("owed", "USDC", AccountType.LIABILITY),
-    AccountSpec("costs", "USDC", AccountType.EXPENSE),
-    AccountSpec("gas", "ETH", AccountType.ASSET, overdraft_limit=UNLIMITED),
-    AccountSpec("fees", "ETH", AccountType.EXPENSE),
+SOURCE, AVAILABLE, RESERVED, OWED, COSTS, LINE, GAS, FEES, VAULT, LATER = range(10)
+UNKNOWN, ZERO, HUGE, FOREIGN = range(10, 14)
+SPECS = {
+    SOURCE: AccountSpec("platform:source", "USDC", AccountType.EQUITY, overdraft_limit=UNLIMITED),
+    AVAILABLE: AccountSpec("platform:available", "USDC", AccountType.ASSET),
+    RESERVED: AccountSpec("platform:reserved", "USDC", AccountType.ASSET),
+    OWED: AccountSpec("platform:owed", "USDC", AccountType.LIABILITY),
+    COSTS: AccountSpec("platform:costs", "USDC", AccountType.EXPENSE),
+    LINE: AccountSpec("platform:line", "USDC", AccountType.INCOME, overdraft_limit=700),
+    GAS: AccountSpec("platform:gas", "ETH", AccountType.ASSET, overdraft_limit=UNLIMITED),
+    FEES: AccountSpec("platform:fees", "ETH", AccountType.EXPENSE),
+    VAULT: AccountSpec("platform:vault", "ETH", AccountType.ASSET, overdraft_limit=3 * 10**19),
+}
+LATER_SPEC = AccountSpec("user:later", "USDC", AccountType.LIABILITY, overdraft_limit=50)
+FOREIGN_SPEC = AccountSpec("user:foreign", "USDC", AccountType.ASSET)
+NAMES = {place: spec.name for place, spec in (SPECS | {LATER: LATER_SPEC, FOREIGN: FOREIGN_SPEC}).items()}
+OPENED = [
+    *[LATER_SPEC] * 3,
+    SPECS[OWED],
+    replace(SPECS[OWED], overdraft_limit=UNLIMITED),
+    replace(SPECS[COSTS], type=AccountType.ASSET),
+    replace(SPECS[COSTS], currency="XYZ"),
+    replace(SPECS[COSTS], name="costs"),
+    replace(SPECS[COSTS], name="platform::costs"),
 ]
-UNKNOWN = 10**9
+LIMITS = [..., ..., ..., 0, 50, 700, 10**25, UNLIMITED]
+IN_ETH = {GAS, FEES, VAULT}
 
-Outcome = type[CofferError] | None
+# Debited and credited: what happens often, in parentheses what is refused or on a limit.
+PAIRS = [
+    *[(AVAILABLE, SOURCE), (RESERVED, AVAILABLE), (AVAILABLE, RESERVED), (COSTS, AVAILABLE)] * 2,
+    *[(COSTS, RESERVED), (AVAILABLE, OWED), (OWED, AVAILABLE), (OWED, LINE), (LINE, OWED), (LINE, SOURCE)],
+    *[(AVAILABLE, COSTS), (LATER, OWED), (OWED, LATER), (SOURCE, AVAILABLE), (AVAILABLE, LINE)],
+    *[(FEES, GAS), (VAULT, GAS), (FEES, VAULT), (GAS, VAULT), (VAULT, FEES)],
+    *[(AVAILABLE, AVAILABLE), (FEES, AVAILABLE), (COSTS, UNKNOWN), (ZERO, AVAILABLE), (HUGE, HUGE)],
+    *[(AVAILABLE, FOREIGN), (FOREIGN, SOURCE)],
+]
+# Beyond the plain amounts of 1 to 500, and of 1 to 500 finneys and a wei.
+STRANGE: list[Any] = [0, -1, 5_000, 5_000, 5_000, 10**24, 10**24, MOST // 2, MOST, MOST + 1, True, 2.5]
+
+DAYS = [datetime(2026, 1, day, tzinfo=UTC) for day in (1, 8, 15, 22, 29)]
+LONG_AGO = [datetime(2026, 2, 1, tzinfo=UTC), datetime(2026, 2, 2, 3, 4, 5, 678901, tzinfo=UTC)]
+TO_COME = datetime(2999, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)
+INDIA = timezone(timedelta(hours=5, minutes=30))
+PLAIN: dict[str, Any] = {}
+FRILLS: list[dict[str, Any]] = [
+    *[PLAIN] * 8,
+    {"cause": "pi_1"},
+    {"metadata": {"invoice": "INV-1", "lines": [1, {"of": "2"}], "none": None}},
+    {"metadata": {}},
+    {"effective_at": DAYS[0]},
+    {"effective_at": DAYS[1].astimezone(INDIA)},
+    {"effective_at": DAYS[2] + timedelta(microseconds=1)},
+    {"effective_at": DAYS[4], "cause": "pi_2", "metadata": {"é": "\u2028"}},
+    {"effective_at": TO_COME},
+    {"effective_at": DAYS[3].replace(tzinfo=None)},
+]
+EXPIRIES = [None, None, None, None, *LONG_AGO, *LONG_AGO, TO_COME, TO_COME.replace(tzinfo=None)]
+PERIODS = {"close": close_books, "reopen": reopen_books, "seal": seal_books}
+
+T = TypeVar("T")
+Plan = tuple[Any, ...]
+Asked = tuple[Plan, int]
+
+# A step is one of these shapes and a number, which is an amount or says of which transfer it speaks. Both are
+# drawn as one: drawing takes as long as the books take.
+NUMBERS: Final = 500 + len(STRANGE)
+MOVES: list[Plan] = [("move", pair, frills, None) for pair in PAIRS for frills in FRILLS]
+HOLDS: list[Plan] = [("hold", *rest) for rest in product(PAIRS, FRILLS, EXPIRIES)]
+RESOLUTIONS: list[Plan] = [
+    *[("whole",), ("whole",), ("part",), ("more",), ("nothing",)],
+    *[("void",), ("fail",), ("expire",)],
+]
+REVERSALS: list[Plan] = [("reverse", None), ("reverse", "pi_3")]
+
+
+def one_of(*shapes: list[Plan]) -> st.SearchStrategy[Asked]:
+    """Steps of these shapes, each list as often as any other."""
+    longest = max(len(each) for each in shapes)
+    every = [shape for each in shapes for shape in each * (longest // len(each))]
+
+    def step(drawn: int) -> Asked:
+        return every[drawn // NUMBERS], drawn % NUMBERS + 1
+
+    return st.integers(0, len(every) * NUMBERS - 1).map(step)
+
+
+anything = one_of(MOVES, HOLDS, RESOLUTIONS, REVERSALS)
+references = st.sampled_from([*[None] * 5, "fresh", "fresh", "a", "b"])
+singles = st.tuples(anything.map(lambda step: [step]), references)
+batches = st.lists(st.tuples(st.lists(anything, min_size=1, max_size=3), references), min_size=1, max_size=5)
 
 
 @pytest.fixture
-def number() -> int:
+def number(request: pytest.FixtureRequest) -> int:
     """The seed of this run."""
     chosen = int(os.environ.get("LEDGER_SEED") or secrets.randbits(32))
     print(f"LEDGER_SEED={chosen}")  # noqa: T201
     return chosen
 
 
-class Model:
-    """What the books ought to hold, told as simply as can be."""
+@dataclass
+class Foreign:
+    """What another organisation has, of which nobody else may learn anything."""
 
-    def __init__(self, accounts: dict[int, AccountSpec]) -> None:
-        self.specs = accounts
-        self.closed: set[int] = set()
-        # debits and credits that are posted, debits and credits that are pending, number of transfers
-        self.totals = {id: [0, 0, 0, 0, 0] for id in accounts}
-        self.holds: dict[UUID, Move] = {}
-        self.resolved: set[UUID] = set()
+    account: int
+    hold: UUID
+    transfer: UUID
 
-    def available(self, id: int) -> int:
-        """What may still be taken out of an account that may not be overdrawn."""
-        debits, credits, debits_pending, credits_pending, _ = self.totals[id]
-        if self.specs[id].type.grows_by_debit:
-            return debits - credits - credits_pending
-        return credits - debits - debits_pending
 
-    def is_in_use(self, id: int) -> bool:
-        """Whether an account is not empty, and so cannot be closed."""
-        debits, credits, debits_pending, credits_pending, _ = self.totals[id]
-        return debits != credits or debits_pending > 0 or credits_pending > 0
+class Bench:
+    """A database for many organisations one after the other, and the loop in which it is spoken to."""
 
-    def command(self, command: Command) -> Outcome:
-        """Do all of it, or answer why not and be as before."""
-        before = copy.deepcopy((self.totals, self.resolved))
-        for step in command:
-            refusal = self._step(step)
-            if refusal is not None:
-                self.totals, self.resolved = before
-                return refusal
-        return None
+    def __init__(self, runner: asyncio.Runner, urls: DatabaseUrls) -> None:
+        self._runner = runner
+        self.app = Database.connect(urls.app, 4)
+        self.worker = Database.connect(urls.worker, 2)
+        self.steps = 0
 
-    def remember(self, command: Command, posted: Posted) -> None:
-        for step, transfer in zip(command, posted.transfers, strict=True):
-            if isinstance(step, Hold):
-                self.holds[transfer] = step
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        return self._runner.get_loop().run_until_complete(work)
 
-    def _step(self, step: Step) -> Outcome:
-        if isinstance(step, PostHold | VoidHold):
-            return self._resolve(step)
-        refusal = self._refusal(step)
-        if refusal is None:
-            pending = 2 if isinstance(step, Hold) else 0
-            self._add(step, pending, step.amount)
-        return refusal
+    async def open(self) -> None:
+        self.connection: AsyncConnection = await self.app.engine.connect()
+        org_id = uuid4()
+        async with self.app.organisation(org_id) as session:
+            specs = [SPECS[SOURCE], FOREIGN_SPEC]
+            opened = await open_accounts(session, org_id, specs)
+            source, available = (opened[spec.name, spec.currency] for spec in specs)
+            outcomes = await post(
+                session,
+                org_id,
+                [[kind(Kind.OPENING, available, source, 100)] for kind in (Hold, Move)],
+            )
+            await session.commit()
+        held, moved = (outcome.transfers[0] for outcome in outcomes if isinstance(outcome, Posted))
+        self.foreign = Foreign(available, held, moved)
 
-    def _resolve(self, step: PostHold | VoidHold) -> Outcome:
-        if step.hold not in self.holds:
-            return UnknownHold
-        if step.hold in self.resolved:
-            return AlreadyResolved
-        held = self.holds[step.hold]
-        if {held.debit, held.credit} & self.closed:
-            return AccountClosed
-        self.resolved.add(step.hold)
-        self._add(held, 2, -held.amount)
-        if isinstance(step, PostHold):
-            self._add(held, 0, held.amount, transfers=0)
-        return None
+    async def close(self) -> None:
+        await self.connection.close()
+        await self.app.close()
+        await self.worker.close()
 
-    def _add(self, move: Move, column: int, amount: int, transfers: int = 1) -> None:
-        self.totals[move.debit][column] += amount
-        self.totals[move.credit][column + 1] += amount
-        for id in (move.debit, move.credit):
-            self.totals[id][4] += transfers
 
-    def _refusal(self, move: Move) -> Outcome:
-        sides = (move.debit, move.credit)
-        if any(id not in self.specs for id in sides):
-            return UnknownAccount
-        if move.debit == move.credit:
-            return SameAccount
-        if self.specs[move.debit].currency != self.specs[move.credit].currency:
-            return CurrencyMismatch
-        if self.closed & set(sides):
-            return AccountClosed
-        debits, _, debits_pending, _, _ = self.totals[move.debit]
-        _, credits, _, credits_pending, _ = self.totals[move.credit]
-        if (
-            move.amount < 1
-            or max(debits + debits_pending, credits + credits_pending) + move.amount > MAX_UNITS
-        ):
-            return InvalidAmount
-        takes_from_credited = self.specs[move.credit].type.grows_by_debit
-        takes_from_debited = not self.specs[move.debit].type.grows_by_debit
-        for id, takes in ((move.credit, takes_from_credited), (move.debit, takes_from_debited)):
-            if takes and self.specs[id].overdraft_limit == 0 and self.available(id) < move.amount:
-                return InsufficientFunds
-        return None
+@pytest.fixture
+def bench(schema: Schema) -> Iterator[Bench]:
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        urls = runner.run(schema.create(f"test_{uuid4().hex}"))
+        bench = Bench(runner, urls)
+        runner.run(bench.open())
+        yield bench
+        runner.run(bench.close())
+        runner.run(schema.drop(urls.name))
 
 
 class Ledger:
-    """The real books of one organisation, read as the model tells them."""
+    """The real books of one organisation, through one long-lived connection and, for callers who come at
+    once, through two `Books` and transactions beside them."""
 
-    def __init__(self, database: Database) -> None:
-        self.database = database
+    def __init__(self, bench: Bench) -> None:
+        self._bench = bench
+        self._alone, *self._books = Books(bench.app), Books(bench.app), Books(bench.app)
         self.org_id = uuid4()
 
-    async def open(self) -> dict[int, AccountSpec]:
-        async with self.database.organisation(self.org_id) as session:
-            opened = await open_accounts(session, self.org_id, SPECS)
-            await session.commit()
-        return {opened[spec.name, spec.currency]: spec for spec in SPECS}
+    def _session(self) -> AsyncSession:
+        return AsyncSession(self._bench.connection, expire_on_commit=False)
 
-    async def close(self, account_id: int, closed: bool) -> None:
-        async with self.database.organisation(self.org_id) as session:
+    async def open(self, specs: Sequence[AccountSpec]) -> list[int]:
+        async with self._session() as session:
             await session.execute(
-                text("UPDATE ledger_account SET active = :active WHERE id = :id"),
-                {"active": not closed, "id": account_id},
+                text("SELECT set_config('coffer.org_id', :org_id, false)"), {"org_id": str(self.org_id)}
             )
+            opened = await open_accounts(session, self.org_id, specs)
             await session.commit()
+        return [opened[spec.name, spec.currency] for spec in specs]
 
-    async def post(self, commands: Sequence[Command]) -> list[Posted | CofferError]:
-        async with self.database.organisation(self.org_id) as session:
-            outcomes = await post(session, self.org_id, commands)
+    async def open_one(self, spec: AccountSpec, metadata: dict[str, Any]) -> tuple[int, bool] | str:
+        async with self._session() as session:
+            try:
+                account, opened = await open_account(session, self.org_id, spec, metadata)
+            except CofferError as error:
+                return name(error)
+            await session.commit()
+            assert account.id is not None, "it was read from the table"
+            return account.id, opened
+
+    async def change(self, account: str, currency: str, **what: Any) -> str | None:
+        async with self._session() as session:
+            try:
+                await change_account(session, self.org_id, account, currency, **what)
+            except CofferError as error:
+                return name(error)
+            await session.commit()
+            return None
+
+    async def period(self, how: str, instant: datetime) -> str | None:
+        async with self._session() as session:
+            try:
+                await PERIODS[how](session, self.org_id, instant)
+            except CofferError as error:
+                return name(error)
+            await session.commit()
+            return None
+
+    async def post_one(self, command: Command, reference: str | None) -> Posted | CofferError:
+        """As a lone caller of `Books`."""
+        try:
+            return await self._alone.post(self.org_id, command, reference)
+        except CofferError as error:
+            return error
+
+    async def post(self, commands: Sequence[Command], **how: Any) -> list[Posted | CofferError]:
+        async with self._session() as session:
+            outcomes = await post(session, self.org_id, commands, **how)
             await session.commit()
             return outcomes
 
-    async def totals(self) -> dict[int, list[int]]:
-        async with self.database.organisation(self.org_id) as session:
+    async def one(self, unit: Unit, *, through: int) -> None:
+        """Through the `Books` of that number, or where there is none in a transaction of its own."""
+        if through >= len(self._books):
+            unit.outcomes = await self._books[0].post_batch(self.org_id, unit.commands, named=unit.named)
+            return
+        try:
+            posted = await self._books[through].post(self.org_id, unit.commands[0], unit.named.get(0))
+            unit.outcomes = [posted]
+        except CofferError as error:
+            unit.outcomes = [error]
+
+    async def at_once(self, units: Sequence[Unit], besides: str | None) -> None:
+        """Carry out all of it at once, and while that goes on expire what is overdue or seal the books."""
+
+        async with asyncio.TaskGroup() as callers:
+            for unit in units:
+                callers.create_task(self.one(unit, through=unit.lane))
+            if besides is not None:
+                callers.create_task({"expire": expire_holds, "seal": seal}[besides](self._bench.worker))
+
+    async def expire(self) -> None:
+        await expire_holds(self._bench.worker)
+
+    async def expired(self) -> list[tuple[UUID, UUID]]:
+        """Every hold that was given back because its time ran out, with the row that says so, in order."""
+        async with self._session() as session:
             rows = await session.execute(
-                text(
-                    "SELECT id, debits_posted, credits_posted, debits_pending, credits_pending, sequence"
-                    " FROM ledger_account"
-                )
+                text("SELECT resolves, id FROM ledger_transfer WHERE phase = 'expire' ORDER BY batch, id")
             )
-            return {id: [int(value) for value in values] for id, *values in rows}
+            return [(row.resolves, row.id) for row in rows]
 
-    async def transfers(self) -> list[Any]:
-        async with self.database.organisation(self.org_id) as session:
-            return list(await session.execute(text("SELECT * FROM ledger_transfer")))
+    async def places(self, ids: Sequence[UUID]) -> dict[UUID, Place]:
+        async with self._session() as session:
+            return await places(session, ids)
 
-
-def assert_coherent(specs: dict[int, AccountSpec], totals: dict[int, list[int]], rows: list[Any]) -> None:
-    """The transfers alone explain every total, every sequence and every balance."""
-    columns = {"posted": (0, 1), "pending": (2, 1), "post": (2, -1), "void": (2, -1)}
-    summed = {id: [0, 0, 0, 0, 0] for id in specs}
-    touches: dict[int, list[tuple[int, int, int]]] = defaultdict(list)
-    for row in rows:
-        column, sign = columns[row.phase]
-        amount = int(row.amount)
-        for side, id in enumerate((row.debit_account_id, row.credit_account_id)):
-            moved = amount if row.phase in ("posted", "post") else 0
-            summed[id][column + side] += sign * amount
-            if row.phase == "post":
-                summed[id][side] += amount
-            summed[id][4] += 1
-            sequence = (row.debit_sequence, row.credit_sequence)[side]
-            balance = (row.debit_balance, row.credit_balance)[side]
-            grows = specs[id].type.grows_by_debit == (side == 0)
-            touches[id].append((sequence, moved if grows else -moved, int(balance)))
-    assert summed == totals
-    for changes in touches.values():
-        changes.sort()
-        assert [sequence for sequence, _, _ in changes] == list(range(1, len(changes) + 1))
-        balance = 0
-        for _, change, recorded in changes:
-            balance += change
-            assert recorded == balance
-    for currency in {spec.currency for spec in specs.values()}:
-        ids = [id for id, spec in specs.items() if spec.currency == currency]
-        assert sum(totals[id][0] for id in ids) == sum(totals[id][1] for id in ids)
-        assert sum(totals[id][2] for id in ids) == sum(totals[id][3] for id in ids)
-
-
-SENSIBLE = [(1, 0), (2, 1), (1, 2), (4, 1), (4, 2), (1, 3), (3, 1), (6, 5)]
-
-
-def rarely(often: st.SearchStrategy[Any], seldom: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
-    """One time in eight the other."""
-    return st.sampled_from([often] * 7 + [seldom]).flatmap(lambda chosen: chosen)
-
-
-amounts = rarely(
-    st.integers(1, 500), st.sampled_from([0, -1, 5_000, MAX_UNITS, MAX_UNITS + 1, MAX_UNITS // 2])
-)
-places = st.integers(0, len(SPECS))
-
-
-moves = st.tuples(
-    st.sampled_from(["move", "move", "hold"]),
-    rarely(st.sampled_from(SENSIBLE), st.tuples(places, places)),
-    amounts,
-)
-resolutions = st.tuples(
-    st.sampled_from(["post", "void"]),
-    rarely(
-        st.tuples(st.just("open"), st.integers(0, 30)), st.tuples(st.sampled_from(["any", "none"]), places)
-    ),
-    st.just(0),
-)
-commands = st.lists(st.one_of(moves, moves, resolutions), min_size=1, max_size=4)
-Run = Callable[[Awaitable[Any]], Any]
+    async def assert_same(self, model: Model) -> None:
+        async with self._session() as session:
+            await assert_same(session, model)
+        await assert_sound(self._bench.worker, self.org_id)
 
 
 class BooksAgainstModel(RuleBasedStateMachine):
-    """Batches of commands against books and model alike."""
+    """Whatever callers ask for, alone or at once, against books and model alike."""
 
-    def __init__(self, run: Run, database: Database) -> None:
+    def __init__(self, bench: Bench) -> None:
         super().__init__()
-        self._run = run
-        self._ledger = Ledger(database)
+        self._bench = bench
+        self._ledger = Ledger(bench)
+        self.model = Model({*LONG_AGO, *DAYS})
+        self._sent: list[tuple[list[Step], str]] = []
 
     @initialize()
     def begin(self) -> None:
-        specs = self._run(self._ledger.open())
-        self.model = Model(specs)
-        by_name = {spec.name: id for id, spec in specs.items()}
-        self.ids = [by_name[spec.name] for spec in SPECS] + [UNKNOWN]
-        self._carry_out([[Move(Kind.OPENING, self.ids[1], self.ids[0], 5_000)]])
+        opened = self._bench.run(self._ledger.open(list(SPECS.values())))
+        self.ids = dict(zip(SPECS, opened, strict=True))
+        for place, spec in SPECS.items():
+            self.model.open(self.ids[place], spec.name, spec.currency, spec.type, spec.overdraft_limit)
+        self.ids |= {LATER: 10**9, UNKNOWN: 10**9, ZERO: 0, HUGE: 2**63}
+        self.ids[FOREIGN] = self._bench.foreign.account
+        self._carry_out([[Move(Kind.OPENING, self.ids[AVAILABLE], self.ids[SOURCE], 3_000)]])
 
-    @rule(batch=st.lists(commands, min_size=1, max_size=6))
-    def post(self, batch: list[list[tuple[str, tuple[Any, int], int]]]) -> None:
-        self._carry_out([[self._step(*step) for step in steps] for steps in batch])
+    # What one caller asks for
 
-    @rule(place=st.integers(0, len(SPECS) - 1), closed=st.sampled_from([True, False, False, False]))
-    def close(self, place: int, closed: bool) -> None:
-        if closed and self.model.is_in_use(self.ids[place]):
+    @rule(step=one_of(MOVES), reference=references)
+    def move(self, step: Asked, reference: str | None) -> None:
+        self._one([step], reference)
+
+    @rule(step=one_of(HOLDS), reference=references)
+    def hold(self, step: Asked, reference: str | None) -> None:
+        self._one([step], reference)
+
+    @rule(step=one_of(RESOLUTIONS), reference=references)
+    def resolve(self, step: Asked, reference: str | None) -> None:
+        self._one([step], reference)
+
+    @rule(step=one_of(REVERSALS), reference=references)
+    def reverse(self, step: Asked, reference: str | None) -> None:
+        self._one([step], reference)
+
+    @rule(steps=st.lists(anything, min_size=2, max_size=5), reference=references)
+    def chain(self, steps: list[Asked], reference: str | None) -> None:
+        self._one(steps, reference)
+
+    @rule(which=st.integers(0, 15), again=st.integers(1, 2), other=st.booleans())
+    def replay(self, which: int, again: int, other: bool) -> None:
+        """A command that was sent before under its reference, once more or twice, or another under it."""
+        if not self._sent:
             return
-        self._run(self._ledger.close(self.ids[place], closed))
-        (self.model.closed.add if closed else self.model.closed.discard)(self.ids[place])
+        command, reference = self._sent[-1 - which % len(self._sent)]
+        self._step()
+        if other:
+            first = command[0]
+            command = [replace(first, cause="other") if isinstance(first, Move) else first, *command]
+        self._carry_out([command] * again, dict.fromkeys(range(again), reference))
 
-    def _step(self, what: str, which: tuple[Any, int], amount: int) -> Step:
-        first, second = which
-        if what in ("post", "void"):
-            hold = self._hold(first, second)
-            return PostHold(hold) if what == "post" else VoidHold(hold)
-        kind = Hold if what == "hold" else Move
-        return kind(Kind.RESERVE, self.ids[first], self.ids[second], amount)
+    @rule(batch=batches, atomic=st.booleans(), dry_run=st.sampled_from([False, False, False, True]))
+    def batch(self, batch: list[tuple[list[Asked], str | None]], atomic: bool, dry_run: bool) -> None:
+        self._step()
+        commands, named = self._planned(batch)
+        self._carry_out(commands, named, atomic=atomic, dry_run=dry_run)
 
-    def _hold(self, which: str, number: int) -> UUID:
-        every = list(self.model.holds)
-        held = [id for id in every if which != "any" and id not in self.model.resolved] or every
-        return held[number % len(held)] if held and which != "none" else uuid4()
+    # What several ask for at once
 
-    def _carry_out(self, batch: list[list[Step]]) -> None:
-        outcomes = self._run(self._ledger.post(batch))
-        expected = [self.model.command(command) for command in batch]
-        assert [None if isinstance(outcome, Posted) else type(outcome) for outcome in outcomes] == expected
-        for command, outcome in zip(batch, outcomes, strict=True):
-            if isinstance(outcome, Posted):
-                self.model.remember(command, outcome)
-        totals = self._run(self._ledger.totals())
-        assert totals == self.model.totals
-        assert_coherent(self.model.specs, totals, self._run(self._ledger.transfers()))
-
-
-async def test_the_books_do_what_the_model_does(app_database: Database, number: int) -> None:
-    loop = asyncio.get_running_loop()
-
-    def run(work: Any) -> Any:
-        return asyncio.run_coroutine_threadsafe(work, loop).result(30)
-
-    def machine() -> BooksAgainstModel:
-        return BooksAgainstModel(run, app_database)
-
-    await asyncio.to_thread(
-        run_state_machine_as_test,
-        seed(number)(machine),
-        settings=settings(
-            max_examples=EXAMPLES,
-            stateful_step_count=STEPS,
-            deadline=None,
-            database=None,
-            suppress_health_check=list(HealthCheck),
-        ),
+    @rule(
+        callers=st.lists(st.tuples(st.integers(0, 1), singles), min_size=2, max_size=4),
+        batch=batches,
+        besides=st.sampled_from([None, None, "expire", "seal"]),
     )
+    def at_once(
+        self,
+        callers: list[tuple[int, tuple[list[Asked], str | None]]],
+        batch: list[tuple[list[Asked], str | None]],
+        besides: str | None,
+    ) -> None:
+        self._step()
+        asked = [(lane, *self._planned([single])) for lane, single in callers]
+        asked.append((2, *self._planned(batch)))
+        units = [Unit(lane, commands, named) for lane, commands, named in asked]
+        self._bench.run(self._ledger.at_once(units, besides))
+        known = {id for unit in units for id in unit.written}
+        self._serialise(units + (self._expired(known) if besides == "expire" else []))
+
+    def many_at_once(self, chance: random.Random) -> None:
+        """Twenty callers, half of them through either `Books`; each asks again when it is answered."""
+        shapes = [MOVES, MOVES, HOLDS, RESOLUTIONS, RESOLUTIONS, REVERSALS]
+        units: list[Unit] = []
+        held: list[UUID] = []
+
+        async def caller(lane: int) -> None:
+            for _ in range(15):
+                reference = chance.choice([None, None, "fresh", "a", "b"])
+                asked = chance.choice(chance.choice(shapes)), chance.randint(1, NUMBERS)
+                (command,), named = self._planned([([asked], reference)])
+                if held and isinstance(command[0], PostHold | VoidHold):
+                    command[0] = replace(command[0], hold=chance.choice(held))
+                units.append(unit := Unit(lane, [command], named))
+                await self._ledger.one(unit, through=lane % 2)
+                held.extend(unit.written if isinstance(command[0], Hold) else [])
+
+        async def together() -> None:
+            await asyncio.gather(*(caller(lane) for lane in range(20)))
+
+        self._bench.run(together())
+        self._serialise(units)
+
+    def _expired(self, known: set[UUID]) -> list[Unit]:
+        """What was expired since the last time, each hold as if by a caller of its own."""
+        rows = self._bench.run(self._ledger.expired())
+        news = [(hold, id) for hold, id in rows if id not in self.model.transfers and id not in known]
+        return [
+            Unit(100 + place, [[VoidHold(hold, because=Phase.EXPIRE)]], {}, [Posted((id,))])
+            for place, (hold, id) in enumerate(news)
+        ]
+
+    def _serialise(self, units: list[Unit]) -> None:
+        written = [id for unit in units for id in unit.written]
+        serialise(self.model, units, self._bench.run(self._ledger.places(written)))
+
+    # What happens besides
+
+    @rule()
+    def expire(self) -> None:
+        self._step()
+        self._expire()
+
+    def _expire(self) -> None:
+        overdue = set(self.model.overdue())
+        self._bench.run(self._ledger.expire())
+        # Where nothing was, the comparison at the end finds what was done all the same.
+        expired = self._expired(set()) if overdue else []
+        assert {unit.commands[0][0].hold for unit in expired} == overdue  # type: ignore[union-attr]
+        self._serialise(expired)
+
+    @rule(
+        place=st.sampled_from([*NAMES]),
+        active=st.sampled_from([None, True, False, False]),
+        overdraft_limit=st.sampled_from(LIMITS),
+        metadata=st.sampled_from([None, None, {}, {"owner": {"name": "Zoë", "since": 2026}}]),
+    )
+    def change_account(
+        self, place: int, active: bool | None, overdraft_limit: Any, metadata: dict[str, Any] | None
+    ) -> None:
+        self._step()
+        currency = "ETH" if place in IN_ETH else "USDC"
+        what = {"active": active, "overdraft_limit": overdraft_limit, "metadata": metadata}
+        refusal = self._bench.run(self._ledger.change(NAMES[place], currency, **what))
+        assert refusal == self.model.change(self.ids[place], **what)
+
+    @rule(spec=st.sampled_from(OPENED), metadata=st.sampled_from([{}, {"tier": "gold"}]))
+    def open_account(self, spec: AccountSpec, metadata: dict[str, Any]) -> None:
+        self._step()
+        answer = self._bench.run(self._ledger.open_one(spec, metadata))
+        places = {each.name: place for place, each in SPECS.items()}
+        known = self.ids[places.get(spec.name, LATER)]
+        if isinstance(answer, str):
+            refusal = self.model.open(known, spec.name, spec.currency, spec.type, spec.overdraft_limit)
+            assert answer == refusal
+            return
+        id, opened = answer
+        assert opened == (known not in self.model.accounts)
+        assert opened or id == known
+        assert None is self.model.open(
+            id, spec.name, spec.currency, spec.type, spec.overdraft_limit, metadata
+        )
+        self.ids[places.get(spec.name, LATER)] = id
+
+    @rule(how=st.sampled_from([*PERIODS, "close"]), instant=st.sampled_from([*DAYS, *DAYS, TO_COME]))
+    def period(self, how: str, instant: datetime) -> None:
+        self._step()
+        refusal = self._bench.run(self._ledger.period(how, instant))
+        assert refusal == self.model.period(how, instant)
+
+    def teardown(self) -> None:
+        if sys.exc_info()[0] is not None or not hasattr(self, "ids"):
+            return
+        self._expire()
+        self._bench.run(self._ledger.assert_same(self.model))
+
+    # From what was drawn to what is asked
+
+    def _step(self) -> None:
+        self._bench.steps += 1
+
+    def _one(self, steps: list[Asked], reference: str | None) -> None:
+        self._step()
+        (command,), named = self._planned([(steps, reference)])
+        outcome = self._bench.run(self._ledger.post_one(command, named.get(0)))
+        assert told([outcome]) == self.model.carry_out([command], named_by([outcome]), named=named)
+
+    def _planned(
+        self, batch: Sequence[tuple[list[Asked], str | None]]
+    ) -> tuple[list[list[Step]], dict[int, str]]:
+        commands = [[self._planned_step(*step) for step in steps] for steps, _ in batch]
+        named = {
+            place: f"ref-{len(self._sent) + place}" if reference == "fresh" else reference
+            for place, (_, reference) in enumerate(batch)
+            if reference is not None
+        }
+        self._sent += [(commands[place], reference) for place, reference in named.items()]
+        return commands, named
+
+    def _planned_step(self, shape: Plan, number: int) -> Step:
+        what, *rest = shape
+        if what in ("move", "hold"):
+            (debit, credit), frills, expires_at = rest
+            amount = number if number <= 500 else STRANGE[number - 501]
+            if {debit, credit} <= IN_ETH and number <= 500:
+                amount = number * 10**17 + 1
+            asked = (Kind.RESERVE, self.ids[debit], self.ids[credit], amount)
+            return Hold(*asked, **frills, expires_at=expires_at) if what == "hold" else Move(*asked, **frills)
+        if what == "reverse":
+            return Reverse(self._transfer(number), cause=rest[0])
+        hold = self._hold(number)
+        if what in ("void", "fail", "expire"):
+            return VoidHold(hold, because=Phase(what))  # type: ignore[arg-type]
+        held = self.model.transfers.get(hold, {"amount": 1})["amount"]
+        amounts = {"whole": None, "part": (held + 1) // 2, "more": held + 1, "nothing": 0}
+        return PostHold(hold, amounts[what])
+
+    def _hold(self, number: int) -> UUID:
+        """Mostly an open hold, one of the last; else one that was resolved, or what is none."""
+        if number > 500:
+            return [self._bench.foreign.hold, self._bench.foreign.transfer, uuid4()][number % 3]
+        every = [id for id, row in self.model.transfers.items() if row["phase"] == "pending"]
+        held = (self.model.open_holds() if number < 400 else every) or [*self.model.transfers]
+        return held[-1 - number % len(held)]
+
+    def _transfer(self, number: int) -> UUID:
+        if number > 500:
+            return [self._bench.foreign.transfer, uuid4()][number % 2]
+        every = [*self.model.transfers]
+        return every[-1 - number % len(every)]
+
+    def _carry_out(
+        self,
+        commands: Sequence[list[Step]],
+        named: dict[int, str] | None = None,
+        *,
+        atomic: bool = False,
+        dry_run: bool = False,
+    ) -> None:
+        mode = Mode.ATOMIC if atomic else Mode.INDEPENDENT
+        outcomes = self._bench.run(self._ledger.post(commands, named=named, mode=mode, dry_run=dry_run))
+        expected = self.model.carry_out(
+            commands, named_by(outcomes), named=named, atomic=atomic, dry_run=dry_run
+        )
+        assert told(outcomes) == expected
 
 
-async def test_concurrent_callers_leave_the_books_as_their_answers_say(
-    app_database: Database, number: int
+@pytest.mark.parametrize("item", range(ITEMS))
+def test_the_books_do_what_the_model_does(bench: Bench, number: int, item: int) -> None:
+    for attempt in count():
+        run_state_machine_as_test(
+            seed(f"{number} {item} {attempt}")(partial(BooksAgainstModel, bench)),  # type: ignore[arg-type]
+            settings=settings(
+                max_examples=EXAMPLES,
+                stateful_step_count=STEPS,
+                deadline=None,
+                database=None,
+                phases=(Stage.generate, Stage.shrink),
+                report_multiple_bugs=False,
+            ),
+        )
+        if bench.steps >= STEPS_AN_ITEM:
+            break
+    bench.run(assert_sealed(bench.worker))
+    bench.run(assert_sound(bench.worker))
+
+
+def test_what_many_callers_do_at_once_could_have_been_done_one_after_the_other(
+    bench: Bench, number: int
 ) -> None:
-    chance = random.Random(number)
-    ledger, books = Ledger(app_database), Books(app_database)
-    specs = await ledger.open()
-    ids = {spec.name: id for id, spec in specs.items()}
-    await ledger.post([[Move(Kind.OPENING, ids["available"], ids["source"], 3_000)]])
-    answered: list[Step] = [Move(Kind.OPENING, ids["available"], ids["source"], 3_000)]
-    holds: dict[UUID, Hold] = {}
-    resolved: list[PostHold | VoidHold] = []
-
-    async def caller(own: random.Random) -> None:
-        for _ in range(20):
-            if holds and own.random() < 0.4:
-                step = own.choice([PostHold, VoidHold])(own.choice(list(holds)))
-                command: list[Step] = [step]
-            else:
-                debit, credit = own.choice(
-                    [("reserved", "available"), ("available", "reserved"), ("costs", "reserved")]
-                )
-                kind = own.choice([Move, Hold])
-                command = [
-                    kind(Kind.RESERVE, ids[debit], ids[credit], own.randint(1, 400))
-                    for _ in range(own.randint(1, 3))
-                ]
-            try:
-                posted = await books.post(ledger.org_id, command)
-            except (InsufficientFunds, AlreadyResolved):
-                continue
-            for step, transfer in zip(command, posted.transfers, strict=True):
-                if isinstance(step, Hold):
-                    holds[transfer] = step
-                if isinstance(step, PostHold | VoidHold):
-                    resolved.append(step)
-                answered.append(step)
-
-    await asyncio.gather(*(caller(random.Random(chance.random())) for _ in range(CALLERS)))
-
-    assert len({step.hold for step in resolved}) == len(resolved)
-    expected = {id: [0, 0, 0, 0, 0] for id in specs}
-    for step in answered:
-        move = holds[step.hold] if isinstance(step, PostHold | VoidHold) else step
-        for side, id in enumerate((move.debit, move.credit)):
-            expected[id][4] += 1
-            if isinstance(step, PostHold | VoidHold):
-                expected[id][2 + side] -= move.amount
-            elif isinstance(step, Hold):
-                expected[id][2 + side] += move.amount
-            if not isinstance(step, Hold | VoidHold):
-                expected[id][side] += move.amount
-    totals = await ledger.totals()
-    assert totals == expected
-    assert_coherent(specs, totals, await ledger.transfers())
+    chance, machine = random.Random(number), BooksAgainstModel(bench)
+    machine.begin()
+    machine.hold((("hold", (RESERVED, AVAILABLE), {}, None), 300), None)
+    machine.many_at_once(chance)
+    machine.teardown()
