@@ -22,6 +22,7 @@ from core.errors import NotFound
 from core.organisations import Organisation
 from core.shapes import Instant
 from ledger import checks, periods, sealing, tail, verification
+from ledger.models import Period
 
 Through = Annotated[
     str, typer.Argument(help="An instant that has passed, such as 2026-01-31T23:59:59.999999Z; included.")
