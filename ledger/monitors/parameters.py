@@ -23,6 +23,10 @@ from ledger.monitors.models import MonitorType
 _LONGEST_WINDOW: Final = 366 * 24 * 3600
 
 
+# Shares and factors have six decimal places at the most.
+MILLION: Final = 1_000_000
+
+
 class Direction(StrEnum):
     """From the account's perspective: IN where its balance grows, OUT where it shrinks."""
 
@@ -65,6 +69,7 @@ def _signed_units(amount: Any, info: ValidationInfo) -> int:
 
 
 def _currency(info: ValidationInfo) -> Currency:
+    assert info.context is not None, "parameters are checked with a currency"
     currency: Currency = info.context["currency"]
     return currency
 
@@ -117,9 +122,10 @@ class BalanceThreshold(Parameters):
 
     @model_validator(mode="after")
     def _rearm_is_on_the_safe_side(self) -> BalanceThreshold:
-        if self.rearm is not None and (self.rearm - self.threshold) * (
-            1 if self.direction is Side.BELOW else -1
-        ) < 0:
+        if (
+            self.rearm is not None
+            and (self.rearm - self.threshold) * (1 if self.direction is Side.BELOW else -1) < 0
+        ):
             raise PydanticCustomError("rearm", "rearm must not lie beyond the threshold")
         return self
 
@@ -220,11 +226,17 @@ class InvalidParameters(ValidationError):
     def __init__(self, invalid: Invalid) -> None:
         super().__init__(
             "The parameters of the monitor are not valid",
-            *(
-                FieldError(".".join(["parameters", *(str(part) for part in error["loc"])])[:200], error["msg"])
-                for error in invalid.errors(include_url=False)
-            ),
+            *(FieldError(_path(error["loc"]), error["msg"]) for error in invalid.errors(include_url=False)),
         )
+
+
+def _path(place: tuple[int | str, ...]) -> str:
+    return ".".join(["parameters", *(str(part) for part in place)])[:200]
+
+
+def millionths(number: Decimal) -> int:
+    """A share or a factor as a whole number of millionths, so that amounts of 38 digits stay exact."""
+    return int(number * MILLION)
 
 
 def checked(type: MonitorType, currency: str, given: Mapping[str, Any]) -> Parameters:
