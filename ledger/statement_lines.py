@@ -291,7 +291,10 @@ async def read_lines(
     opening: int,
 ) -> AsyncGenerator[list[Line]]:
     """The lines of these accounts from `since` on and before `until` in the order of the clock, some at a
-    time, from the balance `opening` on, to which accounts that did not move may have added. Raises `Unbalanced` where an account's stored balance is not what its lines make."""
+    time, from the balance `opening` on, to which accounts that did not move may have added.
+
+    Raises `Unbalanced` where an account's stored balance is not what its lines make.
+    """
     readers = [_Reader(part, until, clock, part.after, since, balance=part.opening) for part in parts]
     most = max(_LEAST_A_PAGE, min(_MOST_A_PAGE, _MOST_KEPT // max(1, len(parts))))
     async with database.organisation(org_id) as session:

@@ -32,7 +32,7 @@ from ledger.statement_lines import Line, Part, Unbalanced, figures_of, read_line
 LONGEST_YEARS: Final = 10
 # Of a group, the accounts that moved in the period: the first lines of each are in memory at a time.
 MOST_ACCOUNTS: Final = 1000
-# The group of all assets.
+# The name of the group of all assets.
 ASSETS: Final = "assets"
 _ACCOUNTS_A_LOOK: Final = 500
 
@@ -160,13 +160,14 @@ async def open_statement(
     database: Database,
     org_id: UUID,
     accounts: Sequence[Account],
-    group: str | None,
+    name: str,
     currency: Currency,
     period: Period,
     clock: Clock,
     generated_at: datetime,
 ) -> Opened:
-    """The statement of one account, or under the name `group` of several together; all of one currency.
+    """The statement of the account of this name, or of all that it names together if it ends in a colon or is
+    `ASSETS`; `accounts` are all of one currency, and none where nothing was ever booked.
 
     By the clock of recording a line stands where it was booked, by that of effect where it counts. A move
     between two accounts of a group is two lines, a debit and a credit. Raises `TooManyAccounts`, and
@@ -198,13 +199,12 @@ async def open_statement(
         if len(parts) > MOST_ACCOUNTS:
             raise TooManyAccounts(MOST_ACCOUNTS)
         figures = await figures_of(session, parts, period.since, period.until, clock)
-    name = accounts[0].name if group is None else group
     if opening + figures.total_credits - figures.total_debits != closing:
         raise Unbalanced(name)
     statement = Statement(
         account_id=account_uuid(org_id, name, currency),
         account_name=name,
-        is_group=group is not None,
+        is_group=name == ASSETS or name.endswith(":"),
         currency=currency,
         period=period,
         clock=clock,

@@ -3,14 +3,49 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from datetime import datetime
 from typing import Any
+from uuid import UUID
 
 from core.clock import iso
 from core.json import encode
+from core.shapes import Shape
 from ledger.formats.writer import Lines, Writer, amount, holds_all
 from ledger.history import Type
+from ledger.instants import Clock
 from ledger.statement_lines import Line
 from ledger.statements import Statement
+
+
+class StatementLineRead(Shape):
+    """One line: `credit` or `debit`, whichever it is. `account` is there in the statement of several."""
+
+    date: datetime
+    account: str | None = None
+    credit: str | None = None
+    debit: str | None = None
+    balance_after: str
+    reference: str | None
+    transaction_id: UUID
+    counterparty: str
+    description: str
+
+
+class StatementRead(Shape):
+    """A statement: `openingBalance` + `totalCredits` − `totalDebits` = `closingBalance`."""
+
+    account_id: UUID
+    account_name: str
+    currency: str
+    period_start: str
+    period_end: str
+    opening_balance: str
+    closing_balance: str
+    total_credits: str
+    total_debits: str
+    transactions: list[StatementLineRead]
+    clock: Clock
+    generated_at: datetime
 
 
 async def write(statement: Statement, lines: Lines) -> AsyncIterator[bytes]:
