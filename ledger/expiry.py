@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database import Database
 from core.events import Event, emit
+from core.locks import try_lock
 from core.logs import get_logger
 from ledger.commands import Posted, VoidHold
 from ledger.errors import AlreadyResolved
@@ -26,7 +27,7 @@ log = get_logger(__name__)
 
 _MOST: Final = 1000
 
-# A row whose hold was posted or voided in time is only forgotten.
+# A row whose hold was resolved by somebody else is only forgotten.
 _FORGET = text(
     """
     DELETE FROM ledger_expiry WHERE (org_id, hold) IN (
@@ -44,6 +45,8 @@ _EXPIRED = text(
     JOIN ledger_transfer AS hold
       ON hold.org_id = expiry.org_id AND hold.id = expiry.hold AND hold.phase = 'pending'
     WHERE expiry.expires_at <= clock_timestamp()
+      AND NOT EXISTS (SELECT FROM ledger_transfer AS resolution
+                      WHERE resolution.org_id = expiry.org_id AND resolution.resolves = expiry.hold)
     ORDER BY expiry.expires_at LIMIT :most
     """
 )
@@ -55,10 +58,7 @@ async def expire_holds(database: Database) -> int:
 
     `database` is of the worker role. May run twice at once, and beside anybody who resolves a hold.
     """
-    async with database.everything() as session:
-        while (await session.execute(_FORGET, {"most": _MOST})).rowcount == _MOST:  # type: ignore[attr-defined]
-            await session.commit()
-        await session.commit()
+    await _forget(database)
     expired = 0
     while True:
         async with database.everything() as session:
@@ -66,33 +66,43 @@ async def expire_holds(database: Database) -> int:
         holds = defaultdict(list)
         for row in rows:
             holds[row.org_id].append(row.hold)
-        done = 0
+        here = 0
         for org_id, wanted in holds.items():
             async with database.organisation(org_id) as session:
-                resolved, here = await expire(session, org_id, wanted)
+                here += await expire(session, org_id, wanted)
                 await session.commit()
-            done += resolved
-            expired += here
-        # A hold that could not be given back would be found again for ever.
-        if len(rows) < _MOST or done == 0:
+        expired += here
+        # Where none of so many was given back, another sweeper is at them, or they would be found for ever.
+        if len(rows) < _MOST or here == 0:
             return expired
 
 
-async def expire(session: AsyncSession, org_id: UUID, holds: Sequence[UUID]) -> tuple[int, int]:
-    """Give back these holds, whose time has run out, and forget their expiry: how many are resolved now, and
-    how many of them by this call. A hold that somebody else resolved meanwhile is left as it is."""
+async def expire(session: AsyncSession, org_id: UUID, holds: Sequence[UUID]) -> int:
+    """Give back these holds, whose time has run out, and forget their expiry; how many there were. A hold
+    that somebody else resolved meanwhile is left as it is."""
     outcomes = await post(session, org_id, [[VoidHold(hold, Phase.EXPIRE)] for hold in holds])
     resolved: list[UUID] = []
     events: list[Event] = []
     for hold, outcome in zip(holds, outcomes, strict=True):
         if isinstance(outcome, Posted):
             (transfer,) = outcome.transfers
+            resolved.append(hold)
             payload = {"hold": str(hold), "transfer": str(transfer)}
             events.append(Event("ledger.hold.expired", str(hold), str(org_id), payload))
         elif not isinstance(outcome, AlreadyResolved):
             log.error("a hold does not expire", orgId=str(org_id), hold=str(hold), reason=str(outcome))
-            continue
-        resolved.append(hold)
     await session.execute(_RESOLVED, {"org_id": org_id, "holds": resolved})
     await emit(session, org_id, events)
-    return len(resolved), len(events)
+    return len(resolved)
+
+
+async def _forget(database: Database) -> None:
+    """One at a time: two who delete the same rows in different orders would block one another."""
+    while True:
+        async with database.everything() as session:
+            if not await try_lock(session, "coffer.ledger.expiry"):
+                return
+            forgotten = (await session.execute(_FORGET, {"most": _MOST})).rowcount  # type: ignore[attr-defined]
+            await session.commit()
+            if forgotten < _MOST:
+                return

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import asyncio
+import os
+import secrets
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -76,6 +80,30 @@ class Wallet:
         async with self.database.organisation(self.org_id) as session:
             accounts = await list_accounts(session, self.org_id)
             return {account.name.split(":")[-1]: (account.balance, account.available) for account in accounts}
+
+
+@pytest.fixture
+def number() -> int:
+    """The seed of a test that takes chances: printed, and repeated by LEDGER_SEED."""
+    chosen = int(os.environ.get("LEDGER_SEED") or secrets.randbits(32))
+    print(f"LEDGER_SEED={chosen}")  # noqa: T201
+    return chosen
+
+
+_WAITING = text(
+    """
+    SELECT EXISTS (SELECT FROM pg_locks JOIN pg_stat_activity USING (pid)
+                   WHERE NOT granted AND datname = current_database() AND pid <> pg_backend_pid())
+    """
+)
+
+
+async def waits_for_a_lock(database: Database, running: asyncio.Task[Any]) -> None:
+    """Return once somebody in the database waits for a lock, which is to be `running`."""
+    async with database.everything() as watcher:
+        while not await watcher.scalar(_WAITING):
+            assert not running.done(), "it did not wait"
+            await asyncio.sleep(0)
 
 
 @pytest.fixture

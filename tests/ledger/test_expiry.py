@@ -18,7 +18,7 @@ from ledger.errors import AlreadyResolved, HoldExpired, InvalidExpiry
 from ledger.expiry import expire, expire_holds
 from ledger.models import AccountType, Kind
 from ledger.posting import post
-from tests.ledger.conftest import UNTOUCHED, Wallet
+from tests.ledger.conftest import UNTOUCHED, Wallet, waits_for_a_lock
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
 
@@ -167,34 +167,35 @@ async def test_a_caller_who_posts_first_wins_over_the_sweeper(
         (outcome,) = await post(caller, wallet.org_id, [[PostHold(wanted)]])
         assert isinstance(outcome, Posted)
         sweeping = asyncio.create_task(expire(sweeper, wallet.org_id, [wanted]))
-        async with worker_database.everything() as watcher:
-            while not await watcher.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-            ):
-                assert not sweeping.done()
-                await asyncio.sleep(0)
+        await waits_for_a_lock(worker_database, sweeping)
         await caller.commit()
-        assert await sweeping == (1, 0)
+        assert await sweeping == 0
         await sweeper.commit()
     after = UNTOUCHED | {"available": (900, 900), "beneficiary": (100, 100)}
     assert await wallet.balances() == after
-    assert await waiting(worker_database) == set()
 
 
 async def test_a_sweeper_who_is_first_wins_over_a_caller(wallet: Wallet, worker_database: Database) -> None:
     wanted = await held(wallet, 100, now() + timedelta(days=1))
     async with worker_database.organisation(wallet.org_id) as sweeper:
-        assert await expire(sweeper, wallet.org_id, [wanted]) == (1, 1)
+        assert await expire(sweeper, wallet.org_id, [wanted]) == 1
         calling = asyncio.create_task(wallet.post([PostHold(wanted)]))
-        async with worker_database.everything() as watcher:
-            while not await watcher.scalar(
-                text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-            ):
-                assert not calling.done()
-                await asyncio.sleep(0)
+        await waits_for_a_lock(worker_database, calling)
         await sweeper.commit()
     (outcome,) = await calling
     assert isinstance(outcome, AlreadyResolved)
+    assert await wallet.balances() == UNTOUCHED
+
+
+async def test_more_than_one_round_is_given_back(
+    wallet: Wallet, worker_database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.expiry._MOST", 3)
+    await wallet.post(*([hold(wallet, 1)] for _ in range(8)))
+    voided = [await held(wallet, 1) for _ in range(7)]
+    await wallet.post(*([VoidHold(each)] for each in voided))
+    assert await expire_holds(worker_database) == 8
+    assert await waiting(worker_database) == set()
     assert await wallet.balances() == UNTOUCHED
 
 

@@ -19,7 +19,7 @@ from ledger.errors import PeriodClosed, PeriodInFuture, PeriodNotClosed, PeriodS
 from ledger.models import Kind, Period
 from ledger.periods import close_books, period_of, reopen_books, seal_books
 from ledger.posting import post
-from tests.ledger.conftest import UNTOUCHED, Wallet
+from tests.ledger.conftest import UNTOUCHED, Wallet, waits_for_a_lock
 
 JANUARY = datetime(2026, 1, 31, 23, 59, 59, tzinfo=UTC)
 FEBRUARY = datetime(2026, 2, 28, 23, 59, 59, tzinfo=UTC)
@@ -132,15 +132,6 @@ async def test_a_period_that_has_not_ended_is_left_alone(wallet: Wallet, how: Ch
         await change(wallet, how, now() + timedelta(minutes=1))
     assert await kept(wallet) is None
     assert await told(wallet) == []
-
-
-async def waits_for_a_lock(database: Database, running: asyncio.Task[Any]) -> None:
-    async with database.everything() as watcher:
-        while not await watcher.scalar(
-            text("SELECT count(*) FROM pg_locks WHERE NOT granted AND pid <> pg_backend_pid()")
-        ):
-            assert not running.done(), "it did not wait"
-            await asyncio.sleep(0)
 
 
 async def test_closing_waits_for_a_back_dated_transfer_under_way(
