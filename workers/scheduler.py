@@ -23,7 +23,7 @@ from workers.connection import connect
 from workers.follow import follow_chain
 from workers.relay import relay
 from workers.sweep import expire_holds, forget_expired, keep_checkpoints, sweep_wallets, tend_chain
-from workers.tail import seal_books
+from workers.tail import seal_books, watch_books
 
 log = get_logger(__name__)
 
@@ -72,6 +72,7 @@ def _ticks(settings: Settings) -> list[tuple[Callable[[], object], float]]:
         (keep_checkpoints.send, settings.sweep_interval),
         (forget_expired.send, _FORGET_SECONDS),
         (seal_books.send, settings.tail_interval),
+        (watch_books.send, settings.tail_interval),
     ]
     for name, chain in (("ethereum", settings.ethereum), ("solana", settings.solana)):
         if chain is not None:

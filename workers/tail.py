@@ -5,6 +5,7 @@ from __future__ import annotations
 import dramatiq
 
 from ledger import sealing, tail
+from ledger.monitors import watching
 from workers.broker import HINT_MS, broker
 from workers.runtime import runtime
 
@@ -14,3 +15,10 @@ async def seal_books() -> None:
     """Seal the transfers that are final."""
     database = runtime().database
     await tail.catch_up(lambda: sealing.seal(database))
+
+
+@dramatiq.actor(broker=broker, queue_name="tail", max_age=HINT_MS)
+async def watch_books() -> None:
+    """Look at the transfers that are final with the eyes of the monitors."""
+    database = runtime().database
+    await tail.catch_up(lambda: watching.watch(database))

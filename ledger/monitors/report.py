@@ -50,12 +50,12 @@ _TRANSACTIONS: Final = """
             CROSS JOIN LATERAL (
                 SELECT id, chain_id, kind, phase, debit_account_id AS account_id, true AS debited,
                        credit_account_id AS counterparty_id, amount::text, debit_balance::text AS balance,
-                       debit_sequence AS sequence, cause, recorded_at, effective_at, batch, reverses
+                       debit_sequence AS sequence, cause, recorded_at, effective_at, batch
                 FROM ledger_transfer
                 WHERE debit_account_id = subject.id AND debit_sequence > after AND debit_sequence <= through
                 UNION ALL
                 SELECT id, chain_id, kind, phase, credit_account_id, false, debit_account_id, amount::text,
-                       credit_balance::text, credit_sequence, cause, recorded_at, effective_at, batch, reverses
+                       credit_balance::text, credit_sequence, cause, recorded_at, effective_at, batch
                 FROM ledger_transfer
                 WHERE credit_account_id = subject.id AND credit_sequence > after
                   AND credit_sequence <= through

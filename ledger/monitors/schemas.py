@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
@@ -35,17 +36,26 @@ def _pattern(account: str) -> str:
     return account
 
 
+def _narrative(text: str) -> str:
+    """Lines of plain text."""
+    for character in text:
+        if character not in "\n\t" and unicodedata.category(character) in ("Cc", "Cs"):
+            raise PydanticCustomError("control_character", "must not hold control characters")
+    return text
+
+
 Name = Annotated[str, StringConstraints(min_length=1, max_length=140), CLEAN]
 Pattern = Annotated[
     str, StringConstraints(min_length=1, max_length=names.MAX_LENGTH), CLEAN, AfterValidator(_pattern)
 ]
 Patterns = Annotated[list[Pattern], Field(min_length=1, max_length=50)]
+Narrative = Annotated[str, StringConstraints(min_length=1, max_length=20_000), AfterValidator(_narrative)]
 Note = Annotated[str, StringConstraints(min_length=1, max_length=2000), CLEAN]
 
 
 class MonitorCreate(Request):
-    """A monitor that is wanted. `accounts` are exact names, of accounts that may come later, and prefixes that
-    end in a colon; the parameters are those of the type."""
+    """A monitor that is wanted. `accounts` are exact names, of accounts that may come later, and what names
+    begin with up to a colon; the parameters are those of the type."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -211,7 +221,7 @@ class ActivityReportCreate(Request):
     alert_ids: Annotated[list[Annotated[str, CLEAN]], Field(max_length=100)] = Field(default_factory=list)
     accounts: Annotated[list[SubjectAccount], Field(max_length=50)] = Field(default_factory=list)
     prepared_by: Name | None = None
-    narrative: Annotated[str, StringConstraints(min_length=1, max_length=20_000)] | None = None
+    narrative: Narrative | None = None
 
 
 class ActivityReportSummary(Shape):
