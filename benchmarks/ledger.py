@@ -17,7 +17,8 @@ import asyncpg
 
 from benchmarks.ledger_growth import measure_growth
 from benchmarks.ledger_ways import BATCH, Batches, GroupCommit, SetWise, Textbook, Way
-from core.database import listen_url
+from core.database import Database, listen_url
+from ledger.sealing import seal
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import DatabaseUrls, Schema
@@ -50,6 +51,8 @@ async def run(urls: DatabaseUrls, progress: Progress, *, seconds: float = SECOND
     try:
         rates = await _rates(ways, progress, seconds)
         lone, textbook_lone = await _alone(ways["group_commit"], ways["textbook"])
+        sealed = await _sealed(urls, seconds)
+        progress(f"sealing: {sealed:,.0f}/s")
         version = await _version(urls)
     finally:
         for way in ways.values():
@@ -73,6 +76,8 @@ async def run(urls: DatabaseUrls, progress: Progress, *, seconds: float = SECOND
         "textbook_p50_ms": round(median(textbook_lone) * 1000, 2),
         "textbook_p99_ms": round(_p99(textbook_lone) * 1000, 2),
         "lone_p99_over_textbook_p50": round(_p99(lone) / median(textbook_lone), 2),
+        "sealed_per_s": round(sealed),
+        "sealed_over_group_commit": round(sealed / rates["group_commit"], 2),
         "postgresql": version,
     }
 
@@ -118,6 +123,18 @@ async def _alone(*ways: Way) -> list[list[float]]:
             await way.transfer_alone(number)
             times.append(time.perf_counter() - begun)
     return taken
+
+
+async def _sealed(urls: DatabaseUrls, seconds: float) -> float:
+    """Transfers a second that one sealer takes from the books that were just written, at most `seconds`."""
+    database = Database.connect(urls.worker, 2)
+    try:
+        begun, sealed = time.perf_counter(), 0
+        while time.perf_counter() - begun < seconds and (some := await seal(database)):
+            sealed += some
+        return sealed / (time.perf_counter() - begun)
+    finally:
+        await database.close()
 
 
 def _p99(times: Sequence[float]) -> float:

@@ -298,9 +298,9 @@ class _Part:
             ids, chains, kinds, phases, debits, credits, amounts, currencies, causes,
             debit_sequences, credit_sequences, debit_balances, credit_balances,
         ) = zip(*rows, strict=True)  # fmt: skip
-        kind, kinds = _once(kinds)
-        phase, phases = _once(phases)
-        currency, currencies = _once(currencies)
+        kind, many_kinds = _once(kinds)
+        phase, many_phases = _once(phases)
+        currency, many_currencies = _once(currencies)
         self.first, self.last, self.rows = min(ids), max(ids), len(rows)
         self.columns: list[Any] = [
             kind,
@@ -308,12 +308,12 @@ class _Part:
             currency,
             "{" + ",".join([f"{id.int:032x}" for id in ids]) + "}",
             chains if any(chains) else (),
-            kinds,
-            phases,
+            many_kinds,
+            many_phases,
             _array(debits),
             _array(credits),
             _array(amounts),
-            currencies,
+            many_currencies,
             causes,
             _array(debit_sequences),
             _array(credit_sequences),
