@@ -10,7 +10,7 @@ import asyncpg
 import pytest
 
 from core.database import listen_url
-from ledger.commands import Move
+from ledger.commands import Move, Posted
 from ledger.models import AccountType, Kind
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import OPENING, UNTOUCHED, Wallet
@@ -359,3 +359,26 @@ async def test_the_application_does_not_reach_the_totals_through_a_trigger_of_it
     finally:
         await connection.close()
     assert await wallet.balances() == UNTOUCHED
+
+
+async def test_the_application_does_not_choose_the_number_of_a_batch(
+    urls: DatabaseUrls, wallet: Wallet
+) -> None:
+    """Batches of all organisations are sealed in the order of their numbers: a number far ahead would end
+    that for everybody, and one just ahead would fail the next who posts."""
+    connection = await asyncpg.connect(listen_url(urls.app))
+    try:
+        async with connection.transaction():
+            await connection.execute("SELECT set_config('coffer.org_id', $1, true)", str(wallet.org_id))
+            with pytest.raises(asyncpg.InsufficientPrivilegeError):
+                await connection.execute(
+                    "INSERT INTO ledger_batch (number, org_id, first_id, last_id, transfers, recorded_at)"
+                    " OVERRIDING SYSTEM VALUE VALUES (1000000, $1, $2, $2, 1, now())",
+                    wallet.org_id,
+                    uuid4(),
+                )
+    finally:
+        await connection.close()
+    assert isinstance(
+        await wallet.post_one(Move(Kind.RESERVE, wallet.ids["reserved"], wallet.ids["available"], 1)), Posted
+    )
