@@ -122,25 +122,25 @@ async def follow(database: Database, follower: str, consume: Consume, *, most_tr
             return 0
         through, horizon, writers = await _place(session, follower)
         if through < horizon:
-            waiting = set(writers) & await _writing(session)
+            writers &= await _writing(session)
         else:
-            (highest,) = await fetch(session, _HIGHEST)
-            horizon = highest["number"]
+            horizon, writers = await _look(session)
             if horizon <= through:
                 return 0
-            # A statement of its own, so that it looks after the horizon was read.
-            waiting = await _writing(session)
-        if waiting:
-            await fetch(session, _KEEP, follower, through, horizon, sorted(waiting))
+        if writers:
+            await _keep(session, follower, through, horizon, writers)
             await session.commit()
             return 0
         batches = [
             BatchRef(**row) for row in await fetch(session, _BATCHES, through, horizon, most_transfers)
         ]
+        through = batches[-1].number if batches else horizon
+        if through == horizon:
+            # Looked up first, so that who writes now may well have ended when these are consumed.
+            horizon, writers = await _look(session)
         for org_id, theirs in groupby(sorted(batches, key=attrgetter("org_id")), attrgetter("org_id")):
             await consume(session, org_id, list(theirs))
-        through = batches[-1].number if batches else horizon
-        await fetch(session, _KEEP, follower, through, horizon, [])
+        await _keep(session, follower, through, horizon, writers)
         await session.commit()
         return sum(batch.transfers for batch in batches)
 
@@ -193,10 +193,20 @@ async def consumed_through(session: AsyncSession, follower: str) -> int:
     return through
 
 
-async def _place(session: AsyncSession, follower: str) -> tuple[int, int, Sequence[str]]:
+async def _place(session: AsyncSession, follower: str) -> tuple[int, int, set[str]]:
     for row in await fetch(session, _PLACE, follower):
-        return row["through"], row["horizon"], row["writers"]
-    return 0, 0, ()
+        return row["through"], row["horizon"], set(row["writers"])
+    return 0, 0, set()
+
+
+async def _keep(session: AsyncSession, follower: str, through: int, horizon: int, writers: set[str]) -> None:
+    await fetch(session, _KEEP, follower, through, horizon, sorted(writers))
+
+
+async def _look(session: AsyncSession) -> tuple[int, set[str]]:
+    """A horizon, and who may still write below it: seen by a later statement than the horizon."""
+    (highest,) = await fetch(session, _HIGHEST)
+    return highest["number"], await _writing(session)
 
 
 async def _writing(session: AsyncSession) -> set[str]:
