@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test up install lint contracts bench lock clean
+.PHONY: demo test up install lint contracts docs bench lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/coffer demo
@@ -25,6 +25,10 @@ lint: $(INSTALLED)
 
 contracts: $(INSTALLED)
 	$(BIN)/python -m contracts.build --check --test
+
+# Runs the examples of the pages in docs/ and writes down what they print.
+docs: $(INSTALLED)
+	$(BIN)/python -m tests.documentation.pages --write
 
 bench: $(INSTALLED)
 	$(BIN)/coffer bench all

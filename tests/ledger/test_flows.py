@@ -258,7 +258,10 @@ async def test_a_payout_that_failed_or_was_cancelled_gives_the_money_back(
     assert await desk.balances() == held(0)
     again = await desk.do(flow, payout.id, *more)
     assert again.resolved_at == payout.resolved_at
-    assert len(await desk.transfers()) == 5
+    assert [t.phase for t in await desk.transfers()][3:] == [
+        "pending",
+        {"failed": "fail"}.get(status, "void"),
+    ]
 
 
 async def test_confirming_twice_books_once(desk: Desk) -> None:
