@@ -155,15 +155,19 @@ async def verify(
     heads: Sequence[Head] = (),
     progress: Callable[[Report], None] = lambda report: None,
 ) -> Report:
-    """Verify the books of one organisation or of all, in a fresh transaction that sees them."""
+    """Verify the books of one organisation, and of those with a head, or of all; in a fresh transaction that
+    sees them."""
     await session.execute(_SNAPSHOT)
     report = Report(0, 0, 0, [])
     through = await consumed_through(session, SEALER)
-    known = {head.org_id for head in heads}
-    for table in ("ledger_block", "ledger_transfer"):
-        found = await fetch(session, _ORGANISATIONS.format("organisation", table))
-        known.update(row["org_id"] for row in found)
-    for one in sorted(known if org_id is None else {org_id}):
+    chosen = {head.org_id for head in heads}
+    if org_id is not None:
+        chosen.add(org_id)
+    else:
+        for table in ("ledger_block", "ledger_transfer"):
+            found = await fetch(session, _ORGANISATIONS.format("organisation", table))
+            chosen.update(row["org_id"] for row in found)
+    for one in sorted(chosen):
         books = _Books(session, one, [head for head in heads if head.org_id == one], report, progress)
         finding = await books.first_difference(through)
         report.organisations += 1
