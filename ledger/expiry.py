@@ -34,7 +34,7 @@ _FORGET = text(
         SELECT expiry.org_id, expiry.hold FROM ledger_expiry AS expiry
         JOIN ledger_transfer AS resolution
           ON resolution.org_id = expiry.org_id AND resolution.resolves = expiry.hold
-        WHERE expiry.expires_at <= clock_timestamp()
+        WHERE expiry.expires_at <= now()
         ORDER BY expiry.expires_at LIMIT :most)
     """
 )
@@ -44,7 +44,7 @@ _EXPIRED = text(
     SELECT expiry.org_id, expiry.hold FROM ledger_expiry AS expiry
     JOIN ledger_transfer AS hold
       ON hold.org_id = expiry.org_id AND hold.id = expiry.hold AND hold.phase = 'pending'
-    WHERE expiry.expires_at <= clock_timestamp()
+    WHERE expiry.expires_at <= now()
       AND NOT EXISTS (SELECT FROM ledger_transfer AS resolution
                       WHERE resolution.org_id = expiry.org_id AND resolution.resolves = expiry.hold)
     ORDER BY expiry.expires_at LIMIT :most
