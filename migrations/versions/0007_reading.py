@@ -134,7 +134,8 @@ _DATED_THROUGH = """
 """
 
 # The sum of the dated moves that are effective before an instant, debits positive: checkpoints by 100 days,
-# days, quarters of an hour and seconds, the rows of the last second, and what was not followed yet.
+# days, quarters of an hour and seconds, the rows of the last second, and what was not followed yet. That is
+# found by the sequence alone: told of the time too, the planner may look through all that was followed.
 _DATED_BEFORE = """
     CREATE FUNCTION ledger_dated_before(account bigint, instant timestamptz, followed bigint) RETURNS numeric
     LANGUAGE plpgsql STABLE AS $$
@@ -165,13 +166,13 @@ _DATED_BEFORE = """
             WHERE credit_account_id = account AND effective_at IS NOT NULL AND phase = 'posted'
               AND effective_at >= second AND effective_at < instant AND credit_sequence <= followed
             UNION ALL
-            SELECT amount FROM ledger_transfer
+            SELECT sum(amount) FILTER (WHERE effective_at < instant) FROM ledger_transfer
             WHERE debit_account_id = account AND effective_at IS NOT NULL AND phase = 'posted'
-              AND debit_sequence > followed AND effective_at < instant
+              AND debit_sequence > followed
             UNION ALL
-            SELECT -amount FROM ledger_transfer
+            SELECT -sum(amount) FILTER (WHERE effective_at < instant) FROM ledger_transfer
             WHERE credit_account_id = account AND effective_at IS NOT NULL AND phase = 'posted'
-              AND credit_sequence > followed AND effective_at < instant
+              AND credit_sequence > followed
         ) AS part;
         RETURN total;
     END $$
