@@ -20,6 +20,7 @@ from api.routes import (
     ledger_accounts,
     ledger_blocks,
     ledger_client,
+    ledger_export,
     ledger_monitors,
     ledger_payouts,
     ledger_periods,
@@ -42,6 +43,9 @@ _ROUTERS = (
     payment_batches.router,
     payment_intents.router,
     treasury.router,
+    # Before the transactions by id: `export` is none.
+    ledger_export.router,
+    ledger_export.client_router,
     ledger_statements.router,
     ledger_statements.client_router,
     ledger.router,

@@ -347,3 +347,12 @@ class OverdraftInUse(Conflict):
             f"The account {account} is overdrawn by more",
             FieldError("overdraftLimit", "is less than is used"),
         )
+
+
+class InvalidCursor(ValidationError):
+    """No cursor of an export's line."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The cursor is not valid", FieldError("after", "must be the cursor of an export's line")
+        )

@@ -1,11 +1,13 @@
-"""Statements over the API, against postings that were really made."""
+"""Statements and exports over the API, against postings that were really made."""
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid5
 from xml.etree import ElementTree
@@ -26,6 +28,7 @@ from tests.api.conftest import Answered, Caller, Seed
 DATED = datetime(2026, 1, 15, 12, tzinfo=UTC)
 JANUARY = {"startDate": "2026-01-01", "endDate": "2026-01-31", "clock": "effective"}
 STATEMENT = "/v1/ledger/statement/EUR"
+EXPORT = "/v1/ledger/transactions/export"
 
 
 @dataclass
@@ -288,13 +291,133 @@ async def test_a_format_that_cannot_hold_the_statement_says_which_can(desk: Desk
         assert (await caller.get(f"ledger/statement/{currency}", **JANUARY, format="pdf")).status == 200
 
 
-async def test_a_client_that_goes_away_gives_everything_back(desk: Desk, app: FastAPI) -> None:
+def transfers(answered: Answered) -> list[dict[str, Any]]:
+    assert (answered.status, answered.headers["content-type"]) == (200, "application/x-ndjson")
+    return [json.loads(row, parse_float=Decimal) for row in answered.content.splitlines()]
+
+
+async def test_a_client_exports_all_that_is_its_own_to_know(desk: Desk) -> None:
+    opening, deposit, payout, later, hold = transfers(await desk.client.get(EXPORT))[:5]
+    batch, _, id = str(deposit.pop("cursor")).partition(".")
+    assert batch.isdigit()
+    recorded_at = deposit.pop("recordedAt")
+    assert recorded_at.endswith("Z")
+    assert deposit == {
+        "id": id,
+        "transferGroup": None,
+        "kind": "payin",
+        "phase": "posted",
+        "debitAccount": "platform:deposits",
+        "creditAccount": f"user:{desk.client_id}",
+        "amount": Decimal("600.50"),
+        "held": None,
+        "currency": "EUR",
+        "resolves": None,
+        "reverses": None,
+        "reference": "DEPOSIT-001",
+        "cause": None,
+        "debitSequence": None,
+        "creditSequence": 2,
+        "debitBalance": None,
+        "creditBalance": Decimal("1600.50"),
+        "effectiveAt": "2026-01-15T12:00:00.000000Z",
+        "expiresAt": None,
+        "metadata": {"description": "January's deposit"},
+    }
+    assert [row["id"] for row in (opening, payout, later, hold)] == [
+        str(desk.transactions[place]) for place in (0, 2, 3, 4)
+    ]
+    posting, pending = transfers(await desk.client.get(EXPORT))[5:]
+    assert (posting["phase"], posting["resolves"], posting["amount"], posting["held"]) == (
+        "post",
+        hold["id"],
+        Decimal("4.00"),
+        Decimal("5.00"),
+    )
+    assert (pending["phase"], pending["amount"]) == ("pending", Decimal("3.00"))
+
+
+async def test_an_export_goes_on_after_a_cursor_and_is_narrowed(desk: Desk, caller: Caller) -> None:
+    whole = transfers(await desk.client.get(EXPORT))
+    for place, row in enumerate(whole):
+        assert transfers(await desk.client.get(EXPORT, after=row["cursor"])) == whole[place + 1 :]
+    assert transfers(await desk.client.get(EXPORT, currency="USD")) == []
+    split = {"from": whole[3]["recordedAt"]}
+    assert transfers(await desk.client.get(EXPORT, **split)) == whole[3:]
+    assert transfers(await desk.client.get(EXPORT, to=split["from"])) == whole[:3]
+    mine = transfers(await desk.client.get(EXPORT, account=f"user:{desk.client_id}"))
+    theirs = transfers(await caller.get("ledger/transactions/export", account=f"user:{desk.client_id}"))
+    assert mine == whole
+    assert [row["id"] for row in theirs] == [row["id"] for row in whole]
+    assert all(row["debitBalance"] is not None and row["creditBalance"] is not None for row in theirs)
+    everything = transfers(await caller.get("ledger/transactions/export"))
+    assert {row["id"] for row in whole} < {row["id"] for row in everything}
+    assert {row["currency"] for row in everything} > {"EUR"}
+    euros = transfers(await caller.get("ledger/transactions/export", currency="EUR"))
+    assert [row for row in everything if row["currency"] == "EUR"] == euros
+    group = transfers(await caller.get("ledger/transactions/export", account="platform:"))
+    assert [row for row in euros if row in group] == euros
+
+
+async def test_an_export_as_csv_has_the_same_facts(desk: Desk) -> None:
+    answered = await desk.client.get(EXPORT, format="csv")
+    assert answered.headers["content-type"] == "text/csv; charset=utf-8"
+    assert answered.headers["content-disposition"] == 'attachment; filename="transactions.csv"'
+    rows = list(csv.DictReader(io.StringIO(answered.content.decode(), newline="")))
+    facts = transfers(await desk.client.get(EXPORT))
+    assert [list(row) for row in rows] == [list(fact) for fact in facts]
+    for row, fact in zip(rows, facts, strict=True):
+        written = fact | {"metadata": json.dumps(fact["metadata"], separators=(",", ":"))}
+        assert row == {name: "" if value in (None, "null") else str(value) for name, value in written.items()}
+
+
+@pytest.mark.parametrize(
+    ("asked", "fields"),
+    [
+        ({"format": "xml"}, ["format"]),
+        ({"from": "2026-01-01"}, ["from"]),
+        ({"to": "soon"}, ["to"]),
+        ({"after": "1"}, ["after"]),
+        ({"after": "x" * 100}, ["after"]),
+        ({"account": ""}, ["account"]),
+    ],
+)
+async def test_an_export_that_makes_no_sense_is_refused(
+    desk: Desk, caller: Caller, asked: dict[str, str], fields: list[str]
+) -> None:
+    for who, path in ((desk.client, EXPORT), (caller, "ledger/transactions/export")):
+        answered = await who.get(path, **asked)
+        assert (answered.status, answered.error["code"], answered.fields) == (422, "ValidationError", fields)
+
+
+async def test_an_export_shows_nobody_what_is_not_theirs(
+    desk: Desk, caller: Caller, stranger: Caller
+) -> None:
+    assert (await desk.client.get(EXPORT, account="platform:deposits")).status == 404
+    assert (await desk.client.get("ledger/transactions/export")).status == 403
+    assert (await stranger.get(f"/v1/orgs/{desk.org_id}/ledger/transactions/export")).status == 404
+    theirs = transfers(await stranger.get("ledger/transactions/export"))
+    ours = transfers(await caller.get("ledger/transactions/export"))
+    assert not {row["id"] for row in theirs} & {row["id"] for row in ours}
+    cursor = ours[0]["cursor"]
+    later = transfers(await stranger.get("ledger/transactions/export", after=cursor))
+    assert later == [row for row in theirs if place(row) > place(ours[0])]
+    assert (await caller.get("ledger/transactions/export", account="bank:nothing")).status == 404
+    assert (await Caller(caller.client, caller.org_id, None).get(EXPORT)).status == 401
+
+
+def place(row: dict[str, Any]) -> tuple[int, str]:
+    batch, _, id = str(row["cursor"]).partition(".")
+    return int(batch), id
+
+
+@pytest.mark.parametrize("path", [STATEMENT, EXPORT])
+async def test_a_client_that_goes_away_gives_everything_back(desk: Desk, app: FastAPI, path: str) -> None:
     moves = [[desk.move("bank:main", "platform:deposits", 1)] for _ in range(4_000)]
     await desk.books.post_batch(desk.org_id, moves)
     token = desk.client.token
     database = app.state.services.database
     sent: list[dict[str, Any]] = []
-    path = STATEMENT
 
     async def receive() -> dict[str, Any]:
         if not sent:
@@ -316,7 +439,7 @@ async def test_a_client_that_goes_away_gives_everything_back(desk: Desk, app: Fa
         "raw_path": path.encode(),
         "root_path": "",
         "scheme": "http",
-        "query_string": str(httpx.QueryParams(JANUARY)).encode(),
+        "query_string": str(httpx.QueryParams(JANUARY if path == STATEMENT else {})).encode(),
         "headers": [(b"authorization", f"Bearer {token}".encode())],
         "client": ("127.0.0.1", 1),
         "server": ("coffer", 80),
