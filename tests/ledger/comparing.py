@@ -94,6 +94,14 @@ async def places(session: AsyncSession, ids: Sequence[UUID]) -> dict[UUID, Place
     return {row.id: (row.batch, row.id) for row in rows}
 
 
+async def expired(session: AsyncSession) -> list[tuple[UUID, UUID]]:
+    """Every hold that was given back because its time ran out, with the row that says so, in order."""
+    rows = await session.execute(
+        text("SELECT resolves, id FROM ledger_transfer WHERE phase = 'expire' ORDER BY batch, id")
+    )
+    return [(row.resolves, row.id) for row in rows]
+
+
 async def assert_same(session: AsyncSession, model: Model) -> None:
     """Every row of the organisation that the session sees is the model's, and none is missing."""
     assert await _rows(session, "ledger_transfer", _TRANSFER) == model.transfers

@@ -71,7 +71,7 @@ class Model:
         self.passed = passed
         self.accounts: dict[int, Record] = {}
         self.transfers: dict[UUID, Record] = {}
-        self.settled: set[UUID] = set()
+        self.settled: dict[UUID, None] = {}
         """Holds that are resolved and transfers that are reversed."""
         self.references: dict[str, tuple[Any, tuple[UUID, ...]]] = {}
         self.closed_through: datetime | None = None
@@ -218,7 +218,7 @@ class Model:
                 raise RefusedError("NotReversible")
             if step.transfer in self.settled:
                 raise RefusedError("AlreadyReversed")
-            self.settled.add(step.transfer)
+            self.settled[step.transfer] = None
             more = {"reverses": step.transfer, "metadata": step.metadata}
             debit, credit, cause = first["credit"], first["debit"], step.cause or first["cause"]
             return self._apply("posted", "reversal", debit, credit, first["amount"], cause, more)
@@ -238,7 +238,7 @@ class Model:
             if step.amount > amount:
                 raise RefusedError("MoreThanHeld")
             amount = step.amount
-        self.settled.add(step.hold)
+        self.settled[step.hold] = None
         more = {"resolves": step.hold, "held": hold["amount"]}
         return self._apply(phase, hold["kind"], hold["debit"], hold["credit"], amount, hold["cause"], more)
 
@@ -297,14 +297,14 @@ class Model:
 
     def _kept(self) -> tuple[Any, ...]:
         accounts = {id: dict(account) for id, account in self.accounts.items()}
-        return accounts, set(self.settled), len(self.transfers), len(self.references)
+        return accounts, len(self.settled), len(self.transfers), len(self.references)
 
     def _restore(self, kept: tuple[Any, ...]) -> None:
-        self.accounts, self.settled, transfers, references = kept
-        while len(self.transfers) > transfers:
-            self.transfers.popitem()
-        while len(self.references) > references:
-            self.references.popitem()
+        self.accounts = kept[0]
+        every: list[dict[Any, Any]] = [self.settled, self.transfers, self.references]
+        for grown, length in zip(every, kept[1:], strict=True):
+            while len(grown) > length:
+                grown.popitem()
 
 
 def balance(account: Record) -> int:

@@ -6,9 +6,7 @@ A run prints its seed; LEDGER_SEED repeats it. A step is one rule; the steps of 
 from __future__ import annotations
 
 import asyncio
-import os
 import random
-import secrets
 import sys
 from collections.abc import Coroutine, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -44,6 +42,7 @@ from tests.ledger.comparing import (
     assert_same,
     assert_sealed,
     assert_sound,
+    expired,
     name,
     named_by,
     places,
@@ -148,14 +147,6 @@ anything = one_of(MOVES, HOLDS, RESOLUTIONS, REVERSALS)
 references = st.sampled_from([*[None] * 5, "fresh", "fresh", "a", "b"])
 singles = st.tuples(anything.map(lambda step: [step]), references)
 batches = st.lists(st.tuples(st.lists(anything, min_size=1, max_size=3), references), min_size=1, max_size=5)
-
-
-@pytest.fixture
-def number(request: pytest.FixtureRequest) -> int:
-    """The seed of this run."""
-    chosen = int(os.environ.get("LEDGER_SEED") or secrets.randbits(32))
-    print(f"LEDGER_SEED={chosen}")  # noqa: T201
-    return chosen
 
 
 @dataclass
@@ -300,10 +291,7 @@ class Ledger:
     async def expired(self) -> list[tuple[UUID, UUID]]:
         """Every hold that was given back because its time ran out, with the row that says so, in order."""
         async with self._session() as session:
-            rows = await session.execute(
-                text("SELECT resolves, id FROM ledger_transfer WHERE phase = 'expire' ORDER BY batch, id")
-            )
-            return [(row.resolves, row.id) for row in rows]
+            return await expired(session)
 
     async def places(self, ids: Sequence[UUID]) -> dict[UUID, Place]:
         async with self._session() as session:
