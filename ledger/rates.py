@@ -36,7 +36,7 @@ class ExchangeRate(SQLModel, table=True):
 
     __tablename__ = "exchange_rate"
     __table_args__ = (
-        CheckConstraint("rate > 0 AND rate < 1e20 AND scale(rate) <= 18", name="exact_positive_rate"),
+        CheckConstraint("rate > 0 AND rate < 1e20 AND min_scale(rate) <= 18", name="exact_positive_rate"),
         CheckConstraint("base <> quote", name="two_currencies"),
         Index("ix_exchange_rate_newest", "base", "quote", "effective_at", "id"),
     )

@@ -22,7 +22,7 @@ def upgrade() -> None:
             effective_at timestamptz NOT NULL,
             source varchar NOT NULL,
             recorded_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT exact_positive_rate CHECK (rate > 0 AND rate < 1e20 AND scale(rate) <= 18),
+            CONSTRAINT exact_positive_rate CHECK (rate > 0 AND rate < 1e20 AND min_scale(rate) <= 18),
             CONSTRAINT two_currencies CHECK (base <> quote)
         )
         """

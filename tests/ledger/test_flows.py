@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from fractions import Fraction
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -677,8 +678,8 @@ async def test_whatever_the_rate_and_the_amount_no_unit_is_lost_or_made(
             quoted = await own.do(exchange.quote, sell, buy, amount, markup=markup)
         except ValidationError:
             return
-        exact = Decimal(amount).scaleb(CURRENCIES[buy].places - CURRENCIES[sell].places)
-        assert 0 <= exact * quoted.rate - quoted.bought < 1
+        scale = Fraction(10) ** (CURRENCIES[buy].places - CURRENCIES[sell].places)
+        assert 0 <= amount * Fraction(quoted.rate) * scale - quoted.bought < 1
         order = replace(ORDER, currency=sell, amount=amount, quote_id=quoted.id)
         payout = await own.do(pay_out, order)
         await own.do(confirm, payout.id)
