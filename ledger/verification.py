@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.driver import fetch
 from ledger import proof
-from ledger.sealing import COLUMNS, SEALER
+from ledger.sealing import COLUMNS, SEALER, ids_of
 from ledger.tail import BatchRef, consumed_through, found_of
 
 # Read at once: enough that a round trip is shared, few enough for a small machine.
@@ -266,7 +266,7 @@ class _Books:
     async def _rows(self, block: asyncpg.Record, rows: Sequence[asyncpg.Record]) -> Finding | None:
         number = block["number"]
         leaves = [proof.leaf_hash(tuple(row)) for row in rows]
-        ids = b"".join([UUID(row["id"]).bytes for row in rows])
+        ids = ids_of(rows)
         if b"".join(leaves) == block["leaves"]:
             # Each leaf holds its id, so it is the list of ids that is wrong.
             if ids != block["ids"]:
