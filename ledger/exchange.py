@@ -76,9 +76,10 @@ class ExchangeQuote(SQLModel, table=True):
         """What is left over of what the partner delivers: 0 or 1 smallest unit."""
         return self.drawn - self.bought
 
-    def use(self, by: str) -> None:
-        """Spend the quote, which the caller has locked with `usable_quote`, on the business `by`."""
-        self.used_at, self.used_by = now(), by
+    def use(self, by: str, at: datetime) -> None:
+        """Spend the quote, which `usable_quote` has locked and found good at that instant, on the business
+        `by`."""
+        self.used_at, self.used_by = at, by
 
 
 def convert(sold: int, sell: Currency, buy: Currency, rate: Decimal) -> tuple[int, int]:
@@ -140,8 +141,8 @@ async def quote(
     return offered
 
 
-async def usable_quote(session: AsyncSession, org_id: UUID, quote_id: str) -> ExchangeQuote:
-    """The quote, locked until the transaction ends, so that nobody else uses it.
+async def usable_quote(session: AsyncSession, org_id: UUID, quote_id: str, at: datetime) -> ExchangeQuote:
+    """The quote, if it is good at that instant; locked until the transaction ends, so that only one uses it.
 
     Raises `UnknownQuote`, `QuoteUsed` and `QuoteExpired`.
     """
@@ -150,7 +151,7 @@ async def usable_quote(session: AsyncSession, org_id: UUID, quote_id: str) -> Ex
         raise UnknownQuote
     if found.used_at is not None:
         raise QuoteUsed
-    if found.expires_at <= now():
+    if found.expires_at <= at:
         raise QuoteExpired
     return found
 

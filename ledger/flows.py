@@ -21,7 +21,9 @@ from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from core.clock import now
 from core.errors import CofferError, ValidationError
+from core.events import Event, emit
 from ledger import exchange, names
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.commands import Command, Hold, Move, Posted
@@ -35,7 +37,7 @@ DEPOSITS: Final = names.platform("deposits")
 # An account of a flow: its name and its currency.
 Place = tuple[str, str]
 
-_LONGEST_REFERENCE: Final = 200
+_LONGEST_TEXT: Final = 200
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +66,8 @@ async def pay_in(session: AsyncSession, org_id: UUID, deposit: PayIn) -> Posted:
 
     Raises `ValidationError` and what the books refuse (see `ledger.errors`), and then nothing has changed.
     """
-    check_reference(deposit.reference)
+    check_text("reference", deposit.reference)
+    check_text("providerReference", deposit.provider_reference)
     way = [
         (names.external(names.part("payer", deposit.payer)), deposit.currency),
         (names.provider(deposit.provider, deposit.merchant), deposit.currency),
@@ -91,7 +94,11 @@ async def pay_in(session: AsyncSession, org_id: UUID, deposit: PayIn) -> Posted:
         )
         for step, (source, target) in zip(steps, hops, strict=True)
     ]
-    return await post_chain(session, org_id, chain, deposit.reference)
+    posted = await post_chain(session, org_id, chain, deposit.reference)
+    if not posted.replayed:
+        told = {"clientId": deposit.client_id, "pending": deposit.pending}
+        await emit(session, org_id, [Event("deposit.received", deposit.reference, deposit.client_id, told)])
+    return posted
 
 
 async def convert(
@@ -107,7 +114,8 @@ async def convert(
     Raises `UnknownQuote`, `QuoteUsed`, `QuoteExpired` and `InsufficientFunds`, and then nothing has changed.
     """
     client = names.user(client_id)
-    quoted = await exchange.usable_quote(session, org_id, quote_id)
+    at = now()
+    quoted = await exchange.usable_quote(session, org_id, quote_id, at)
     source, target = (client, quoted.sell), (client, quoted.buy)
     partner = (exchange.PARTNER, quoted.sell), (exchange.PARTNER, quoted.buy)
     rounding = (exchange.ROUNDING, quoted.buy)
@@ -122,8 +130,9 @@ async def convert(
         effective_at=effective_at,
     )
     posted = await post_chain(session, org_id, chain)
-    quoted.use(quote_id)
+    quoted.use(quote_id, at)
     await session.flush()
+    await emit(session, org_id, [Event("exchange.converted", quote_id, client_id, {"clientId": client_id})])
     return posted, quoted
 
 
@@ -156,7 +165,7 @@ async def open_flow(
     return ids
 
 
-def check_reference(reference: str) -> None:
-    """Raises `ValidationError` for a reference that is empty, too long or not plain text."""
-    if not 0 < len(reference) <= _LONGEST_REFERENCE or not reference.isprintable():
-        raise ValidationError.at("reference", f"must be 1 to {_LONGEST_REFERENCE} printable characters")
+def check_text(field: str, text: str | None) -> None:
+    """Raises `ValidationError` about `field` for a text that is empty, too long or not printable."""
+    if text is not None and not (0 < len(text) <= _LONGEST_TEXT and text.isprintable()):
+        raise ValidationError.at(field, f"must be 1 to {_LONGEST_TEXT} printable characters")

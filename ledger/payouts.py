@@ -43,7 +43,7 @@ from ledger.errors import (
     UnknownPayout,
 )
 from ledger.exchange import ExchangeQuote
-from ledger.flows import check_reference, open_flow, post_chain
+from ledger.flows import check_text, open_flow, post_chain
 from ledger.models import Kind, Phase
 
 PAYOUTS: Final = names.platform("payouts")
@@ -150,6 +150,7 @@ async def confirm(
     Raises `UnknownPayout`, and `PayoutResolved` where it failed, was cancelled, or was confirmed under
     another reference of the provider.
     """
+    check_text("providerReference", provider_reference)
     payout = await _locked(session, org_id, payout_id)
     if payout.status == PayoutStatus.CONFIRMED and payout.provider_reference == provider_reference:
         return payout
@@ -165,6 +166,7 @@ async def fail(session: AsyncSession, org_id: UUID, payout_id: str, reason: str)
 
     Raises `UnknownPayout`, and `PayoutResolved` where it was confirmed or cancelled.
     """
+    check_text("reason", reason)
     payout = await _locked(session, org_id, payout_id)
     if payout.status == PayoutStatus.FAILED:
         return payout
@@ -224,7 +226,7 @@ _ALONE = text("SELECT pg_advisory_xact_lock(4, hashtext(:org_id || :reference))"
 
 
 async def _begin(session: AsyncSession, org_id: UUID, order: PayoutOrder, first: Payout | None) -> Payout:
-    check_reference(order.reference)
+    check_text("reference", order.reference)
     names.user(order.client_id)
     names.provider(order.provider, "payouts")
     order = replace(order, beneficiary=check_beneficiary(order.beneficiary))
@@ -234,7 +236,8 @@ async def _begin(session: AsyncSession, org_id: UUID, order: PayoutOrder, first:
         return known
     if first is not None:
         await _check_retryable(session, first, order)
-    quoted = await _quoted(session, org_id, order)
+    at = now()
+    quoted = await _quoted(session, org_id, order, at)
     payout_id = new_id("po")
     details = {**(order.metadata or {}), "payoutId": payout_id, "reference": order.reference}
     if first is not None:
@@ -262,7 +265,7 @@ async def _begin(session: AsyncSession, org_id: UUID, order: PayoutOrder, first:
     )
     session.add(payout)
     if quoted is not None:
-        quoted.use(payout_id)
+        quoted.use(payout_id, at)
     return await _written(session, payout)
 
 
@@ -299,10 +302,12 @@ async def _check_retryable(session: AsyncSession, first: Payout, order: PayoutOr
         raise QuoteDiffers
 
 
-async def _quoted(session: AsyncSession, org_id: UUID, order: PayoutOrder) -> ExchangeQuote | None:
+async def _quoted(
+    session: AsyncSession, org_id: UUID, order: PayoutOrder, at: datetime
+) -> ExchangeQuote | None:
     if order.quote_id is None:
         return None
-    quoted = await exchange.usable_quote(session, org_id, order.quote_id)
+    quoted = await exchange.usable_quote(session, org_id, order.quote_id, at)
     if (quoted.sell, quoted.sold) != (order.currency, order.amount):
         raise QuoteDiffers
     return quoted

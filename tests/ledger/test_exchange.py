@@ -18,7 +18,7 @@ from core.database import Database
 from core.errors import CofferError, ValidationError
 from core.money import CURRENCIES, MAX_UNITS
 from ledger.beneficiaries import is_iban
-from ledger.errors import InvalidAmount, NoRate
+from ledger.errors import InvalidAmount, NoRate, QuoteExpired
 from ledger.exchange import ExchangeQuote, convert, quote, usable_quote
 from ledger.rates import set_rate
 
@@ -118,6 +118,18 @@ async def test_a_quote_says_until_when_it_is_good(app_database: Database) -> Non
     assert quoted.id.startswith("quote_")
 
 
+async def test_a_quote_is_good_up_to_its_last_instant_and_not_at_it(app_database: Database) -> None:
+    quoted = await offer(app_database, "EUR", "USD", 1_000)
+    async with app_database.organisation(ORG) as session:
+        with pytest.raises(QuoteExpired):
+            await usable_quote(session, ORG, quoted.id, quoted.expires_at)
+        last = quoted.expires_at - timedelta(microseconds=1)
+        found = await usable_quote(session, ORG, quoted.id, last)
+        found.use("po_1", last)
+        await session.commit()
+    assert found.used_at == last
+
+
 async def test_the_database_itself_lets_a_quote_be_used_once_and_in_time(app_database: Database) -> None:
     quoted = await offer(app_database, "EUR", "USD", 1_000)
 
@@ -135,7 +147,7 @@ async def test_the_database_itself_lets_a_quote_be_used_once_and_in_time(app_dat
         await change("used_by = 'po_2'")
     async with app_database.organisation(ORG) as session:
         with pytest.raises(CofferError, match="used already"):
-            await usable_quote(session, ORG, quoted.id)
+            await usable_quote(session, ORG, quoted.id, now())
 
 
 @pytest.mark.parametrize(

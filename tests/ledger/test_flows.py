@@ -197,6 +197,8 @@ async def test_a_deposit_that_is_pending_is_the_clients_once_its_hold_is_posted(
         {"reference": ""},
         {"reference": "x" * 201},
         {"reference": "a\x00b"},
+        {"provider_reference": ""},
+        {"provider_reference": "a\x00b"},
         {"amount": 0},
         {"amount": -1},
         {"amount": 10**38},
@@ -274,6 +276,48 @@ async def test_confirming_twice_books_once(desk: Desk) -> None:
         await desk.do(confirm, payout.id, provider_reference="tr_2")
     assert (await desk.balances())[USER, EUR] == (90_000, 90_000)
     assert len(await desk.transfers()) == 7
+
+
+@pytest.mark.parametrize("words", ["", "a\x00b", "x" * 201])
+async def test_what_a_provider_says_is_printable_and_not_too_long(desk: Desk, words: str) -> None:
+    payout = await desk.do(pay_out, ORDER)
+    with pytest.raises(ValidationError):
+        await desk.do(confirm, payout.id, provider_reference=words)
+    with pytest.raises(ValidationError):
+        await desk.do(fail, payout.id, words)
+    assert await desk.balances() == held(10_000)
+
+
+async def test_deposits_and_conversions_are_told_once(desk: Desk) -> None:
+    await desk.do(pay_in, DEPOSIT)
+    quote_id = await desk.quote()
+    await desk.do(convert, CLIENT, quote_id)
+    async with desk.database.organisation(desk.org_id) as session:
+        told = await session.execute(text("SELECT type, subject FROM event ORDER BY id"))
+        assert [tuple(event) for event in told] == [
+            ("deposit.received", "DEPOSIT-001"),
+            ("exchange.converted", quote_id),
+        ]
+
+
+async def test_each_step_of_a_payout_is_told_in_an_event_of_its_own_transaction(desk: Desk) -> None:
+    first = await desk.do(pay_out, ORDER)
+    await desk.do(fail, first.id, "no")
+    second = await desk.do(retry, first.id, reference="PAYOUT-001b")
+    async with desk.database.organisation(desk.org_id) as session:
+        await confirm(session, desk.org_id, second.id)
+        # Not committed.
+    await desk.do(cancel, second.id)
+    async with desk.database.organisation(desk.org_id) as session:
+        told = await session.execute(
+            text("SELECT type, subject FROM event WHERE type LIKE 'payout.%' ORDER BY id")
+        )
+        assert [tuple(event) for event in told] == [
+            ("payout.pending", first.id),
+            ("payout.failed", first.id),
+            ("payout.pending", second.id),
+            ("payout.cancelled", second.id),
+        ]
 
 
 CONFIRM, FAIL, CANCEL = (confirm,), (fail, "no"), (cancel,)
