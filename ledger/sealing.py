@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, Final
 from uuid import UUID
 
@@ -20,7 +22,7 @@ from core.database import Database
 from core.driver import fetch
 from ledger import proof, tail
 from ledger.errors import NotSealedYet, UnknownTransfer
-from ledger.tail import BatchRef, transfers_of
+from ledger.tail import BatchRef, all_transfers_of
 
 SEALER: Final = "sealing"
 
@@ -38,13 +40,20 @@ COLUMNS: Final = ", ".join(
 )  # fmt: skip
 
 _LAST = """
-    SELECT number, last_batch, hash FROM ledger_block WHERE org_id = $1 ORDER BY number DESC LIMIT 1
+    SELECT given.org_id, last.number, last.last_batch, last.hash
+    FROM unnest($1::uuid[]) AS given (org_id)
+        CROSS JOIN LATERAL (
+            SELECT number, last_batch, hash FROM ledger_block
+            WHERE org_id = given.org_id ORDER BY number DESC LIMIT 1
+        ) AS last
 """
 
 _SEAL = """
     INSERT INTO ledger_block (
         org_id, number, first_batch, last_batch, transfers, ids, leaves, root, previous, hash)
-    VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)
+    SELECT * FROM unnest(
+        $1::uuid[], $2::bigint[], $3::bigint[], $4::bigint[], $5::integer[], $6::bytea[], $7::bytea[],
+        $8::bytea[], $9::bytea[], $10::bytea[])
 """
 
 _TRANSFER = f"SELECT {COLUMNS} FROM ledger_transfer AS transfer WHERE org_id = $1 AND id = $2"  # noqa: S608
@@ -96,33 +105,45 @@ class Proof:
 
 async def seal(database: Database) -> int:
     """Seal what is final next, see `tail.follow`; how many transfers."""
-    return await tail.follow(database, SEALER, _seal)
+    return await tail.follow_all(database, SEALER, _seal)
 
 
-async def _seal(session: AsyncSession, org_id: UUID, batches: Sequence[BatchRef]) -> None:
-    rows = await transfers_of(session, org_id, batches, COLUMNS)
+async def _seal(session: AsyncSession, batches: Sequence[BatchRef]) -> None:
+    rows = await all_transfers_of(session, batches, COLUMNS)
+    organisations = {org_id: list(theirs) for org_id, theirs in groupby(batches, attrgetter("org_id"))}
+    last = {row["org_id"]: row for row in await fetch(session, _LAST, list(organisations))}
+    blocks, at = [], 0
+    for org_id, theirs in organisations.items():
+        count = sum(batch.transfers for batch in theirs)
+        before = last.get(org_id)
+        if before is not None and theirs[0].number <= before["last_batch"]:
+            raise SealDiffers(f"batch {theirs[0].number} of organisation {org_id} is sealed already")
+        number, previous = (
+            (0, proof.BEFORE_THE_FIRST) if before is None else (before["number"], before["hash"])
+        )
+        blocks.append((rows[at : at + count], theirs, number + 1, previous))
+        at += count
     # Hashing in a thread leaves the event loop to who shares it.
-    leaves, root = await asyncio.to_thread(_hashed, rows)
-    number, last_batch, previous = 0, 0, proof.BEFORE_THE_FIRST
-    for block in await fetch(session, _LAST, org_id):
-        number, last_batch, previous = block
-    if batches[0].number <= last_batch:
-        raise SealDiffers(f"batch {batches[0].number} of organisation {org_id} is sealed already")
-    await fetch(
-        session, _SEAL, org_id, number + 1, batches[0].number, batches[-1].number, len(rows),
-        ids_of(rows), b"".join(leaves), root, previous,
-        proof.block_hash(org_id, number + 1, len(rows), root, previous),
+    sealed = await asyncio.to_thread(lambda: [_block(*block) for block in blocks])
+    await fetch(session, _SEAL, *zip(*sealed, strict=True))
+
+
+def _block(
+    rows: Sequence[asyncpg.Record], batches: Sequence[BatchRef], number: int, previous: bytes
+) -> tuple[UUID, int, int, int, int, bytes, bytes, bytes, bytes, bytes]:
+    """The columns of the block that these transfers make."""
+    org_id, leaves = batches[0].org_id, [proof.leaf_hash(tuple(row)) for row in rows]
+    root = proof.merkle_root(leaves)
+    hash = proof.block_hash(org_id, number, len(rows), root, previous)
+    return (
+        org_id, number, batches[0].number, batches[-1].number, len(rows), ids_of(rows), b"".join(leaves),
+        root, previous, hash,
     )  # fmt: skip
 
 
 def ids_of(rows: Sequence[asyncpg.Record]) -> bytes:
     """The ids of rows of `COLUMNS`, 16 bytes each."""
     return bytes.fromhex("".join([row["id"] for row in rows]).replace("-", ""))
-
-
-def _hashed(rows: Sequence[asyncpg.Record]) -> tuple[list[bytes], bytes]:
-    leaves = [proof.leaf_hash(tuple(row)) for row in rows]
-    return leaves, proof.merkle_root(leaves)
 
 
 async def prove(session: AsyncSession, org_id: UUID, transfer: UUID) -> Proof:

@@ -54,6 +54,7 @@ class BatchRef:
 
 
 Consume = Callable[[AsyncSession, UUID, Sequence[BatchRef]], Awaitable[None]]
+ConsumeAll = Callable[[AsyncSession, Sequence[BatchRef]], Awaitable[None]]
 
 
 class IncompleteBatch(Exception):
@@ -99,14 +100,15 @@ _BATCHES = """
 # The limit keeps the planner at one look into the index for each batch.
 _TRANSFERS = """
     SELECT {columns}
-    FROM unnest($2::bigint[], $3::uuid[], $4::uuid[], $5::integer[])
-             AS given (number, first_id, last_id, most)
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::uuid[], $5::integer[])
+             AS given (org_id, number, first_id, last_id, most)
         CROSS JOIN LATERAL (
             SELECT * FROM ledger_transfer
-            WHERE org_id = $1 AND id BETWEEN given.first_id AND given.last_id AND batch = given.number
+            WHERE org_id = given.org_id AND id BETWEEN given.first_id AND given.last_id
+              AND batch = given.number
             ORDER BY id LIMIT given.most
         ) AS transfer
-    ORDER BY transfer.batch, transfer.id
+    ORDER BY transfer.org_id, transfer.batch, transfer.id
 """
 
 
@@ -117,6 +119,18 @@ async def follow(database: Database, follower: str, consume: Consume, *, most_tr
     together, or not at all if it raises. At most `most_transfers` at a time, but a batch of more alone.
     Answers how many transfers were consumed: 0 where nothing is final yet, or another is at it.
     """
+
+    async def consume_all(session: AsyncSession, batches: Sequence[BatchRef]) -> None:
+        for org_id, theirs in groupby(batches, attrgetter("org_id")):
+            await consume(session, org_id, list(theirs))
+
+    return await follow_all(database, follower, consume_all, most_transfers=most_transfers)
+
+
+async def follow_all(
+    database: Database, follower: str, consume: ConsumeAll, *, most_transfers: int = 8192
+) -> int:
+    """As `follow`, with the batches of all organisations at once, by organisation and number."""
     async with database.everything() as session:
         if not await try_lock(session, f"tail:{follower}"):
             return 0
@@ -138,8 +152,8 @@ async def follow(database: Database, follower: str, consume: Consume, *, most_tr
         if through == horizon:
             # Looked up first, so that who writes now may well have ended when these are consumed.
             horizon, writers = await _look(session)
-        for org_id, theirs in groupby(sorted(batches, key=attrgetter("org_id")), attrgetter("org_id")):
-            await consume(session, org_id, list(theirs))
+        if batches:
+            await consume(session, sorted(batches, key=attrgetter("org_id", "number")))
         await _keep(session, follower, through, horizon, writers)
         await session.commit()
         return sum(batch.transfers for batch in batches)
@@ -163,7 +177,15 @@ async def transfers_of(
 
     Raises `IncompleteBatch` if a batch has not as many transfers as it says.
     """
-    rows = await found_of(session, org_id, batches, columns, beyond=1)
+    assert all(batch.org_id == org_id for batch in batches), "the batches are of one organisation"
+    return await all_transfers_of(session, batches, columns)
+
+
+async def all_transfers_of(
+    session: AsyncSession, batches: Sequence[BatchRef], columns: str = "transfer.*"
+) -> Sequence[asyncpg.Record]:
+    """As `transfers_of`, of several organisations, one after the other."""
+    rows = await found_of(session, batches, columns, beyond=1)
     found = {int(number): count for number, count in Counter(row["batch"] for row in rows).items()}
     for batch in batches:
         if found.get(batch.number, 0) != batch.transfers:
@@ -172,14 +194,14 @@ async def transfers_of(
 
 
 async def found_of(
-    session: AsyncSession, org_id: UUID, batches: Sequence[BatchRef], columns: str, *, beyond: int
+    session: AsyncSession, batches: Sequence[BatchRef], columns: str, *, beyond: int
 ) -> Sequence[asyncpg.Record]:
-    """The transfers that are there of some batches of one organisation, whether or not they should be; of
-    each batch at most so many `beyond` what it says. Otherwise as `transfers_of`."""
+    """The transfers that are there of some batches, whether or not they should be; of each batch at most so
+    many `beyond` what it says. Otherwise as `all_transfers_of`."""
     return await fetch(
         session,
         _TRANSFERS.format(columns=columns),
-        org_id,
+        [batch.org_id for batch in batches],
         [batch.number for batch in batches],
         [batch.first_id for batch in batches],
         [batch.last_id for batch in batches],

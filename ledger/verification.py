@@ -216,7 +216,7 @@ class _Books:
     async def _page(self, blocks: Sequence[asyncpg.Record]) -> Finding | None:
         batches = await self._batches(self._last_batch, max(block["last_batch"] for block in blocks))
         most = sum(block["transfers"] for block in blocks)
-        rows = await found_of(self._session, self._org_id, batches, COLUMNS, beyond=most)
+        rows = await found_of(self._session, batches, COLUMNS, beyond=most)
         at = skipped = 0
         for block in blocks:
             finding = self._chain(block) or self._itself(block)
@@ -306,7 +306,7 @@ class _Books:
         return self._finding(Difference.MISSING, number, transfer, "was sealed and is not there")
 
     async def _skipped(self, batch: BatchRef) -> Finding:
-        rows = await found_of(self._session, self._org_id, [batch], "transfer.id, transfer.batch", beyond=0)
+        rows = await found_of(self._session, [batch], "transfer.id", beyond=0)
         transfer = rows[0]["id"] if rows else batch.first_id
         return self._finding(
             Difference.NOT_SEALED,
