@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Final, TypeVar
 from uuid import UUID, uuid4
@@ -64,17 +64,80 @@ GONE: Final = (
 T = TypeVar("T")
 
 
+class Wire:
+    """What lies between the callers and PostgreSQL, and can lose the answer to a COMMIT."""
+
+    def __init__(self, to: int) -> None:
+        self._to = to
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._lost: asyncio.Future[None] | None = None
+
+    async def open(self) -> int:
+        """The port to connect to."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
+        port: int = self._server.sockets[0].getsockname()[1]
+        return port
+
+    async def lose_a_commit(self) -> None:
+        """Wait for the answer to a COMMIT, and let neither that nor any later answer through."""
+        self._lost = asyncio.get_running_loop().create_future()
+        await self._lost
+
+    def mend(self) -> None:
+        self._lost = None
+
+    async def close(self) -> None:
+        self._server.close()
+        for pump in self._pumps:
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    async def _accept(self, asks: asyncio.StreamReader, hears: asyncio.StreamWriter) -> None:
+        try:
+            answers, takes = await asyncio.open_connection("127.0.0.1", self._to)
+        except OSError:
+            hears.close()
+            return
+        for pump in (self._pump(asks, takes), self._pump(answers, hears, is_answer=True)):
+            task = asyncio.create_task(pump)
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
+
+    async def _pump(
+        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, *, is_answer: bool = False
+    ) -> None:
+        try:
+            while data := await reader.read(2**16):
+                if is_answer and self._loses(data):
+                    continue
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.close()
+
+    def _loses(self, data: bytes) -> bool:
+        if self._lost is None:
+            return False
+        if not self._lost.done() and b"COMMIT\0" in data:
+            self._lost.set_result(None)
+        return self._lost.done()
+
+
 @dataclass
 class Server:
     """A durable PostgreSQL that is killed and started again."""
 
     postgres: Postgres
+    wire: Wire
     urls: DatabaseUrls
     is_up: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def kill(self) -> None:
         self.is_up.clear()
         self.postgres.kill()
+        self.wire.mend()
         await self.postgres.start()
         self.is_up.set()
 
@@ -103,9 +166,14 @@ async def server() -> AsyncIterator[Server]:
     await postgres.start()
     schema = Schema(postgres, folder)
     await schema.prepare()
-    server = Server(postgres, await schema.create("crash"))
+    urls = await schema.create("crash")
+    wire = Wire(postgres.port)
+    port = await wire.open()
+    app = urls.app.replace(f":{postgres.port}/", f":{port}/")
+    server = Server(postgres, wire, replace(urls, app=app))
     server.is_up.set()
     yield server
+    await wire.close()
     postgres.kill()
     folder.release()
 
@@ -139,7 +207,7 @@ class Callers:
         self.enough.clear()
         await self.enough.wait()
 
-    def _answered(self) -> None:
+    def _count(self) -> None:
         self.wanted -= 1
         if self.wanted <= 0:
             self.enough.set()
@@ -153,7 +221,7 @@ class Callers:
             lambda: books.post(self.org_id, unit.commands[0], unit.named[0])
         )
         unit.outcomes = [posted]
-        self._answered()
+        self._count()
         return posted.transfers
 
     def _amounts(self) -> tuple[Kind, int, int, int]:
@@ -188,13 +256,18 @@ class Callers:
                     self.org_id, unit.commands, named=unit.named, mode=mode
                 )
             )
-            self._answered()
+            self._count()
 
     async def sweep(self) -> None:
         """Expire and seal, over and over, as the workers do."""
         while not self.is_over:
             await self.server.until_answered(lambda: expire_holds(self.worker))
             await self.server.until_answered(lambda: seal(self.worker))
+
+    def answered(self) -> Iterator[Posted]:
+        """What the books said that they had posted."""
+        outcomes = (outcome for unit in self.asked for outcome in unit.outcomes)
+        return (outcome for outcome in outcomes if isinstance(outcome, Posted))
 
     async def ask_everything_again(self) -> None:
         """Whoever asks once more is told of the same transfers."""
@@ -217,9 +290,12 @@ async def test_what_was_asked_for_while_postgres_was_killed_has_happened_exactly
         model.open(id, spec.name, spec.currency, spec.type, spec.overdraft_limit)
 
     async def killer() -> None:
-        for _ in range(KILLS):
-            await callers.answers(chance.randint(1, 120))
-            for _ in range(chance.randint(0, 200)):
+        for kill in range(KILLS):
+            await callers.answers(chance.randint(1, 100))
+            if kill % 2 == 0:
+                # It has happened, and who asked will never hear of it.
+                await server.wire.lose_a_commit()
+            for _ in range(chance.randint(0, 100)):
                 await asyncio.sleep(0)
             await server.kill()
         callers.is_over = True
@@ -232,6 +308,7 @@ async def test_what_was_asked_for_while_postgres_was_killed_has_happened_exactly
         everybody.create_task(callers.sweep())
         everybody.create_task(killer())
 
+    assert any(answer.replayed for answer in callers.answered()), "an answer was lost, and asked for again"
     await server.analyze()
     await expire_holds(callers.worker)
     await assert_sound(callers.worker)
@@ -244,8 +321,8 @@ async def test_what_was_asked_for_while_postgres_was_killed_has_happened_exactly
 async def assert_as_if_done_once(callers: Callers, model: Model) -> None:
     """To do what was asked for, each thing once and in the order in which the books recorded it, makes every
     row that there is and no other."""
+    assert len(list(callers.answered())) == sum(len(unit.commands) for unit in callers.asked)
     for unit in callers.asked:
-        assert all(isinstance(outcome, Posted) for outcome in unit.outcomes)
         unit.outcomes = [Posted(ids) for ids in named_by(unit.outcomes)]
     async with callers.app.organisation(callers.org_id) as session:
         ran_out = [
