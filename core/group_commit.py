@@ -26,9 +26,10 @@ _LONGEST_GATHERING = 0.008
 _MOST_WAITING = 50_000
 
 # Classes of SQLSTATE that refuse what was asked, and say for sure that nothing of it was written: bad data,
-# a broken constraint, a transaction that lost to another, an exception raised by a function. After anything
-# else, such as a connection that broke, a commit may have happened: trying again could do it twice.
-_REFUSED = ("22", "23", "40", "P0")
+# a broken constraint, a transaction that lost to another, a text too long for its index, an exception raised
+# by a function. After anything else, such as a connection that broke, a commit may have happened: trying
+# again could do it twice.
+_REFUSED = ("22", "23", "40", "54", "P0")
 
 
 class _Lane(Generic[Item, Outcome]):

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any, Final
 from uuid import UUID
@@ -54,8 +55,7 @@ _LOCK = """
 """
 
 _EARLIER = """
-    SELECT id, phase, kind, debit_account_id, credit_account_id, amount::text, cause,
-           coalesce(expires_at <= clock_timestamp(), false) AS expired
+    SELECT id, phase, kind, debit_account_id, credit_account_id, amount::text, cause, expires_at
     FROM ledger_transfer
     WHERE org_id = $1::uuid AND id = ANY($2::uuid[])
 """
@@ -65,6 +65,11 @@ _SETTLED = """
     UNION ALL
     SELECT reverses FROM ledger_transfer WHERE org_id = $1::uuid AND reverses = ANY($2::uuid[])
 """
+
+# Asked once the accounts are locked: waiting for them may take longer than a hold lasts.
+_EXPIRED = (
+    "SELECT id FROM unnest($1::uuid[], $2::timestamptz[]) AS hold (id, at) WHERE at <= clock_timestamp()"
+)
 
 _CLOSED = "SELECT closed_through FROM ledger_period WHERE org_id = $1::uuid"
 
@@ -191,11 +196,14 @@ async def _lock(session: AsyncSession, org_id: UUID, commands: Sequence[Command]
             else:
                 spoken_of.append(_spoken_of(step))
     earlier: dict[UUID, Transfer] = {}
+    expiring: dict[UUID, datetime] = {}
     if spoken_of:
-        for id, phase, kind, debit, credit, amount, cause, expired in await fetch(
+        for id, phase, kind, debit, credit, amount, cause, expires_at in await fetch(
             session, _EARLIER, org_id, spoken_of
         ):
-            earlier[id] = Transfer(Phase(phase), Kind(kind), debit, credit, int(amount), cause, expired)
+            earlier[id] = Transfer(Phase(phase), Kind(kind), debit, credit, int(amount), cause)
+            if expires_at is not None:
+                expiring[id] = expires_at
             ids.update((debit, credit))
     possible = [id for id in ids if 0 < id <= _LAST_ID]
     decisions = Decisions({}, earlier)
@@ -210,6 +218,9 @@ async def _lock(session: AsyncSession, org_id: UUID, commands: Sequence[Command]
     # whoever closes a period waits for all who hold the lock above.
     if earlier:
         decisions.settled.update(row["id"] for row in await fetch(session, _SETTLED, org_id, list(earlier)))
+    if expiring:
+        for row in await fetch(session, _EXPIRED, list(expiring), list(expiring.values())):
+            earlier[row["id"]] = replace(earlier[row["id"]], expired=True)
     if dated:
         for row in await fetch(session, _CLOSED, org_id):
             decisions.closed_through = row["closed_through"]
@@ -268,10 +279,12 @@ class _Writer:
             await running
 
     async def finish(self) -> None:
-        """Write the rest."""
-        while self.begun < len(self._decisions.rows):
-            await self.begin()
-        await self.written()
+        """Write the rest. Nothing is on its way afterwards, even where the caller was cancelled meanwhile."""
+        try:
+            while self.begun < len(self._decisions.rows):
+                await self.begin()
+        finally:
+            await self.written()
 
     async def _write(self, part: _Part) -> None:
         (answer,) = await fetch(

@@ -106,7 +106,7 @@ async def test_each_caller_gets_its_own_refusal(gate: Gate) -> None:
     assert len(gate.flushes) == 1
 
 
-@pytest.mark.parametrize("sqlstate", ["22021", "22003", "23505", "40P01", "40001", "P0001"])
+@pytest.mark.parametrize("sqlstate", ["22021", "22003", "23505", "40P01", "40001", "54000", "P0001"])
 async def test_the_one_item_that_the_database_refuses_spoils_no_neighbour(gate: Gate, sqlstate: str) -> None:
     gate.opened.set()
     gate.failing[13] = database_error(sqlstate)
