@@ -22,8 +22,8 @@ from core.settings import Settings, get_settings
 from workers.connection import connect
 from workers.follow import follow_chain
 from workers.relay import relay
-from workers.sweep import expire_holds, forget_expired, keep_checkpoints, sweep_wallets, tend_chain
-from workers.tail import seal_books, watch_books
+from workers.sweep import expire_holds, forget_expired, sweep_wallets, tend_chain
+from workers.tail import keep_checkpoints, seal_books, watch_books
 
 log = get_logger(__name__)
 
@@ -69,10 +69,10 @@ def _ticks(settings: Settings) -> list[tuple[Callable[[], object], float]]:
     ticks: list[tuple[Callable[[], object], float]] = [
         (sweep_wallets.send, settings.sweep_interval),
         (expire_holds.send, settings.sweep_interval),
-        (keep_checkpoints.send, settings.sweep_interval),
         (forget_expired.send, _FORGET_SECONDS),
         (seal_books.send, settings.tail_interval),
         (watch_books.send, settings.tail_interval),
+        (keep_checkpoints.send, settings.tail_interval),
     ]
     for name, chain in (("ethereum", settings.ethereum), ("solana", settings.solana)):
         if chain is not None:

@@ -5,14 +5,11 @@ from __future__ import annotations
 import dramatiq
 
 from chains.protocol import ChainName
-from ledger import checkpoints, expiry
+from ledger import expiry
 from treasury import sweep
 from workers.broker import HINT_MS, broker
 from workers.dispatch import dispatch_wallet
 from workers.runtime import runtime
-
-# How often one message goes on before it makes room for others: the next tick takes it from there.
-_ROUNDS = 100
 
 
 @dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
@@ -39,11 +36,3 @@ async def forget_expired() -> None:
 async def expire_holds() -> None:
     """Give back the holds whose time has run out."""
     await expiry.expire_holds(runtime().database)
-
-
-@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
-async def keep_checkpoints() -> None:
-    """Bring the checkpoints of back-dated transfers on by what was booked."""
-    for _ in range(_ROUNDS):
-        if not await checkpoints.checkpoint(runtime().database):
-            break

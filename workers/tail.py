@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dramatiq
 
-from ledger import sealing, tail
+from ledger import checkpoints, sealing, tail
 from ledger.monitors import watching
 from workers.broker import HINT_MS, broker
 from workers.runtime import runtime
@@ -22,3 +22,10 @@ async def watch_books() -> None:
     """Look at the transfers that are final with the eyes of the monitors."""
     database = runtime().database
     await tail.catch_up(lambda: watching.watch(database))
+
+
+@dramatiq.actor(broker=broker, queue_name="tail", max_age=HINT_MS)
+async def keep_checkpoints() -> None:
+    """Bring the checkpoints of dated transfers on by what is final."""
+    database = runtime().database
+    await tail.catch_up(lambda: checkpoints.checkpoint(database))
