@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import ColumnElement, and_, text
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
@@ -68,11 +68,11 @@ async def open_accounts(
     wanted = {(spec.name, spec.currency): spec for spec in specs}
     if not wanted:
         return {}
+    for spec in wanted.values():
+        _check(spec)
     found = await _find(session, org_id, wanted.keys())
     missing = [spec for key, spec in wanted.items() if key not in found]
     if missing:
-        for spec in missing:
-            _check(spec)
         await session.execute(
             _OPEN,
             {
@@ -164,6 +164,13 @@ async def get_account(
     return account
 
 
+def begins_with(prefix: str) -> ColumnElement[bool]:
+    """That an account's name does. A range, because the index serves no LIKE where row-level security
+    holds."""
+    name = col(Account.name)
+    return and_(name.op("~>=~")(prefix), name.op("~<~")(prefix + _BEYOND))
+
+
 async def list_accounts(
     session: AsyncSession, org_id: UUID, prefix: str = "", *, after: int = 0, limit: int | None = None
 ) -> Sequence[Account]:
@@ -172,9 +179,7 @@ async def list_accounts(
         select(Account)
         .where(
             col(Account.org_id) == org_id,
-            # A range, because the index serves no LIKE where row-level security holds.
-            col(Account.name).op("~>=~")(prefix),
-            col(Account.name).op("~<~")(prefix + _BEYOND),
+            begins_with(prefix),
             col(Account.id) > after,
         )
         .order_by(col(Account.id))

@@ -10,6 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from ledger import names
+from ledger.accounts import begins_with
 from ledger.errors import NoSuchAccount
 from ledger.models import Account, AccountType
 
@@ -31,10 +32,7 @@ async def organisation_accounts(
     """
     if account is None:
         return await _accounts(session, org_id, currency, col(Account.type) == AccountType.ASSET)
-    if account.endswith(":"):
-        wanted = col(Account.name).startswith(account, autoescape=True)
-    else:
-        wanted = col(Account.name) == account
+    wanted = begins_with(account) if account.endswith(":") else col(Account.name) == account
     found = await _accounts(session, org_id, None, wanted)
     if not found:
         raise NoSuchAccount(account)
