@@ -258,3 +258,7 @@ def test_the_program_needs_nothing_but_the_standard_library() -> None:
         if line.startswith(("import ", "from "))
     }
     assert imported <= sys.stdlib_module_names
+
+
+def test_the_program_runs_from_its_own_folder_where_no_file_hides_one_of_the_library() -> None:
+    assert {path.stem for path in PROGRAM.parent.iterdir()}.isdisjoint(sys.stdlib_module_names)

@@ -481,6 +481,16 @@ async def test_a_batch_is_never_sealed_twice(
     assert len(await blocks_of(worker_database, wallet.org_id)) == 3
 
 
+async def test_verifying_looks_at_one_moment_and_writes_nothing(
+    wallet: Wallet, sealed: dict[int, UUID], worker_database: Database
+) -> None:
+    async with worker_database.everything() as session:
+        await verify(session)
+        await wallet.post([reserve(wallet, 9)])
+        assert await session.scalar(text("SELECT count(*) FROM ledger_transfer")) == 9
+        assert await session.scalar(text("SHOW transaction_read_only")) == "on"
+
+
 async def test_the_books_verify_while_they_are_written_and_sealed(
     wallet: Wallet, worker_database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
