@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Final
 from uuid import UUID
 
@@ -38,13 +38,18 @@ ledger.add_typer(rates, name="rate")
 @ledger.command("check")
 def check(
     org: Annotated[UUID | None, typer.Option(help="Only this organisation.")] = None,
+    grace: Annotated[
+        float, typer.Option(min=0, help="Seconds for which a hold may be pending past its time.")
+    ] = checks.GRACE.total_seconds(),
     as_json: AsJson = False,
 ) -> None:
     """Prove the books on the live database; exit with 1 and name every fault if there is one."""
 
     async def run() -> Sequence[checks.Finding]:
         async with worker_session() as session:
-            return await checks.check(session, org, progress=lambda line: typer.echo(line, err=True))
+            return await checks.check(
+                session, org, grace=timedelta(seconds=grace), progress=lambda line: typer.echo(line, err=True)
+            )
 
     findings = asyncio.run(run())
     if as_json:
