@@ -322,7 +322,7 @@ _REFERENCES: Final = Pass(
 )
 
 _ACCOUNTS: Final = Pass(
-    "overdraft limits are kept, and closed accounts are empty",
+    "overdraft limits are kept, closed accounts are empty, and nothing is recorded in the future",
     """
     SELECT each.rule AS "check", org_id, 'account ' || account.id AS subject, each.expected, each.found
     FROM (
@@ -336,7 +336,9 @@ _ACCOUNTS: Final = Pass(
          'at least ' || -overdraft_limit, available::text),
         ('closed', active OR (debits_posted = credits_posted AND debits_pending + credits_pending = 0),
          'empty', format('%s posted, %s pending', abs(debits_posted - credits_posted),
-                         debits_pending + credits_pending))
+                         debits_pending + credits_pending)),
+        ('recorded-in-future', coalesce(last_transaction_at, '-infinity') <= clock_timestamp(),
+         'until ' || clock_timestamp(), last_transaction_at::text)
     ) AS each (rule, kept, expected, found)
     WHERE NOT each.kept
     ORDER BY account.id LIMIT :most

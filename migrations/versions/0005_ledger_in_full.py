@@ -275,8 +275,15 @@ def _transfers() -> None:
         UPDATE ledger_transfer AS transfer
         SET batch = batch.number,
             held = CASE WHEN resolves IS NULL THEN NULL ELSE amount END
-        FROM ledger_batch AS batch
-        WHERE batch.org_id = transfer.org_id AND transfer.id BETWEEN batch.first_id AND batch.last_id
+        FROM (
+            SELECT org_id, id, (row_number() OVER (PARTITION BY org_id ORDER BY id) - 1) / 8000 AS part
+            FROM ledger_transfer
+        ) AS earlier
+        JOIN (
+            SELECT org_id, number, row_number() OVER (PARTITION BY org_id ORDER BY first_id) - 1 AS part
+            FROM ledger_batch
+        ) AS batch USING (org_id, part)
+        WHERE earlier.org_id = transfer.org_id AND earlier.id = transfer.id
         """
     )
     op.execute(

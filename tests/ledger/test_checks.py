@@ -109,7 +109,7 @@ BROKEN = {
     ),
     "the time of an account's last transfer": (
         "UPDATE ledger_account SET last_transaction_at = now() + interval '1 hour' WHERE id = {reserved}",
-        {"total: account {reserved} last_transaction_at"},
+        {"total: account {reserved} last_transaction_at", "recorded-in-future: account {reserved}"},
     ),
     "an overdrawn account": (
         "ALTER TABLE ledger_account DROP CONSTRAINT no_overdraft;"

@@ -8,12 +8,14 @@ from collections.abc import AsyncIterator
 from datetime import UTC, datetime, timedelta
 from secrets import token_hex
 from typing import Any
+from uuid import uuid4
 
 import asyncpg
 import pytest
 
-from core.database import listen_url
+from core.database import Database, listen_url
 from ledger.books import Books
+from ledger.checks import check
 from ledger.commands import Hold, Move, Posted, PostHold
 from ledger.errors import HoldExpired
 from ledger.models import Kind
@@ -88,3 +90,26 @@ async def test_a_cause_too_long_for_its_index_does_not_fail_the_neighbours(walle
     assert isinstance(outcomes.pop(2), asyncpg.ProgramLimitExceededError)
     assert {type(outcome) for outcome in outcomes} == {Posted}
     assert await wallet.balances() == UNTOUCHED | {"available": (997, 997), "reserved": (3, 3)}
+
+
+async def test_a_transfer_that_plain_sql_recorded_in_the_future_is_found(
+    wallet: Wallet, owner: Any, worker_database: Database
+) -> None:
+    await owner.execute(
+        """
+        WITH batch AS (
+            INSERT INTO ledger_batch (org_id, first_id, last_id, transfers, recorded_at)
+            VALUES ($1, $2, $2, 1, now()) RETURNING number
+        )
+        INSERT INTO ledger_transfer (org_id, id, batch, recorded_at, kind, phase, debit_account_id,
+            credit_account_id, amount, currency, debit_sequence, credit_sequence, debit_balance,
+            credit_balance)
+        SELECT $1, $2, number, '2999-01-01', 'reserve', 'posted', $3, $4, 1, 'USDC', 1, 2, 1, 999 FROM batch
+        """,
+        wallet.org_id,
+        uuid4(),
+        wallet.ids["reserved"],
+        wallet.ids["available"],
+    )
+    async with worker_database.everything() as session:
+        assert {finding.check for finding in await check(session)} == {"recorded-in-future"}
