@@ -72,22 +72,24 @@ class Wanted:
         )
 
 
+# CASE and not coalesce for the sake of an index, see `ledger.statement_lines`.
 _TOLD: Final = """
     SELECT transfer.batch, transfer.id, transfer.chain_id, transfer.kind, transfer.phase,
-           debit.name AS debit_account, credit.name AS credit_account, transfer.amount, transfer.held,
+           (SELECT name FROM ledger_account WHERE id = transfer.debit_account_id) AS debit_account,
+           (SELECT name FROM ledger_account WHERE id = transfer.credit_account_id) AS credit_account,
+           transfer.amount, transfer.held,
            transfer.currency, transfer.resolves, transfer.reverses, named.reference, transfer.cause,
            transfer.debit_account_id, transfer.credit_account_id, transfer.debit_sequence,
            transfer.credit_sequence, transfer.debit_balance, transfer.credit_balance, transfer.recorded_at,
            transfer.effective_at, transfer.expires_at, transfer.metadata
     FROM ({transfers}) AS transfer
-        JOIN ledger_account AS debit ON debit.id = transfer.debit_account_id
-        JOIN ledger_account AS credit ON credit.id = transfer.credit_account_id
         LEFT JOIN ledger_transfer AS hold ON hold.org_id = transfer.org_id AND hold.id = transfer.resolves
         LEFT JOIN LATERAL (
             SELECT reference FROM ledger_reference
             WHERE ledger_reference.org_id = transfer.org_id
-              AND ledger_reference.transfers[1] = CASE WHEN hold.id IS NULL
-                  THEN coalesce(transfer.chain_id, transfer.id) ELSE coalesce(hold.chain_id, hold.id) END
+              AND ledger_reference.transfers[1] = CASE WHEN hold.chain_id IS NOT NULL
+                  THEN hold.chain_id WHEN hold.id IS NOT NULL THEN hold.id
+                  WHEN transfer.chain_id IS NOT NULL THEN transfer.chain_id ELSE transfer.id END
             LIMIT 1
         ) AS named ON true
     ORDER BY transfer.batch, transfer.id

@@ -165,21 +165,23 @@ def _arrays(stretches: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
     return {"accounts": list(accounts), "afters": list(afters), "throughs": list(throughs)}
 
 
-# The reference of a chain is kept under its first transfer.
+# The reference of a chain is kept under its first transfer. CASE and not coalesce: PostgreSQL does not take that
+# for leakproof, and then uses no index for it under row-level security.
 _PAGE: Final = """
     SELECT entry.id, coalesce(entry.resolves, entry.id) AS transaction_id, entry.side, entry.sequence,
-           entry.amount, entry.balance, counterparty.name AS counterparty, entry.kind,
+           entry.amount, entry.balance, entry.kind,
+           (SELECT name FROM ledger_account WHERE id = entry.counterparty_id) AS counterparty,
            entry.recorded_at, entry.effective_at, coalesce(named.reference, entry.cause) AS reference,
            coalesce(entry.metadata, hold.metadata) ->> 'description' AS description
     FROM (SELECT * FROM ({sides}) AS entry ORDER BY {order} LIMIT :most) AS entry
-        JOIN ledger_account AS counterparty ON counterparty.id = entry.counterparty_id
         LEFT JOIN ledger_transfer AS hold
             ON entry.phase = 'post' AND hold.org_id = entry.org_id AND hold.id = entry.resolves
         LEFT JOIN LATERAL (
             SELECT reference FROM ledger_reference
             WHERE ledger_reference.org_id = entry.org_id
-              AND ledger_reference.transfers[1] = CASE WHEN hold.id IS NULL
-                  THEN coalesce(entry.chain_id, entry.id) ELSE coalesce(hold.chain_id, hold.id) END
+              AND ledger_reference.transfers[1] = CASE WHEN hold.chain_id IS NOT NULL
+                  THEN hold.chain_id WHEN hold.id IS NOT NULL THEN hold.id
+                  WHEN entry.chain_id IS NOT NULL THEN entry.chain_id ELSE entry.id END
             LIMIT 1
         ) AS named ON true
     ORDER BY {order}

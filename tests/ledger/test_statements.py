@@ -14,7 +14,7 @@ import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import text
+from sqlalchemy import TextClause, text
 
 from core.clock import now
 from core.database import Database
@@ -23,11 +23,12 @@ from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.books import Books
 from ledger.commands import Command, Hold, Move, PostHold, Reverse, VoidHold
 from ledger.errors import InvalidDate, PeriodReversed, PeriodTooLong, TooManyAccounts
+from ledger.export_pages import _ALONG, _OF_BATCHES
 from ledger.formats.choice import WRITERS, Format
 from ledger.history import Type
 from ledger.instants import Clock, balance_before
 from ledger.models import AccountType, Kind, Phase
-from ledger.statement_lines import Line, Unbalanced
+from ledger.statement_lines import _EFFECTIVE_PAGE, _RECORDED_PAGE, Line, Unbalanced
 from ledger.statements import Opened, Period, open_statement
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import Wallet
@@ -400,6 +401,17 @@ async def test_a_reader_who_goes_away_leaves_no_connection_behind(wallet: Wallet
             await anext(writing)
             assert pool.checkedout() == 0  # type: ignore[attr-defined]
     assert pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("statement", [_RECORDED_PAGE, _EFFECTIVE_PAGE, _ALONG, _OF_BATCHES])
+async def test_references_are_found_by_their_index_under_row_level_security(
+    wallet: Wallet, statement: TextClause
+) -> None:
+    given = dict.fromkeys(statement.compile().params) | {"most": 1}
+    async with wallet.database.organisation(wallet.org_id) as session:
+        await session.execute(text("SET LOCAL enable_seqscan = off"))
+        plan = list(await session.scalars(text(f"EXPLAIN {statement.text}"), given))
+    assert [row for row in plan if "Index Cond" in row and "transfers[1]" in row], plan
 
 
 async def test_a_statement_of_100_000_lines_takes_no_more_memory_than_a_page(wallet: Wallet) -> None:
