@@ -31,6 +31,15 @@ class NoSuchAccount(NotFound):
         super().__init__(f"There is no account {name}", FieldError("account", "does not exist"))
 
 
+class ViewTooWide(ValidationError):
+    """More accounts than one answer can add up or put in order."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__(
+            f"More than {most} accounts would be read", FieldError("account", "must name fewer accounts")
+        )
+
+
 class UnknownTransaction(NotFound):
     """No such transaction on the accounts in view."""
 
@@ -201,6 +210,13 @@ class BatchRefused(Conflict):
 
     def __init__(self) -> None:
         super().__init__("Another transfer of the batch was refused")
+
+
+class AccountKept(Conflict):
+    """Coffer keeps the account itself: a payment that is under way must find it open and as it was."""
+
+    def __init__(self, account: str) -> None:
+        super().__init__(f"The account {account} is kept by Coffer itself")
 
 
 class AccountNotEmpty(Conflict):

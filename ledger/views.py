@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 from uuid import UUID
 
-from sqlalchemy import ColumnElement
+from sqlalchemy import Boolean, ColumnElement, literal_column
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from ledger import names
 from ledger.accounts import begins_with
-from ledger.errors import NoSuchAccount
-from ledger.models import Account, AccountType
+from ledger.errors import NoSuchAccount, ViewTooWide
+from ledger.models import Account
+
+# What one answer adds up or puts in order.
+MOST_ACCOUNTS: Final = 20_000
+
+# In the words of the partial index that serves it: a parameter would not do.
+_ASSETS: Final = literal_column("type = 'asset'", Boolean())
 
 
 async def client_accounts(
@@ -28,10 +35,11 @@ async def organisation_accounts(
     """The accounts that `account` names, by name and currency: one name, or all that begin with it if it
     ends in a colon. Without it the organisation's own money, which is all of its assets.
 
-    Raises `NoSuchAccount` where a name is given and, in any currency, there is none of it.
+    Raises `NoSuchAccount` where a name is given and, in any currency, there is none of it, and
+    `ViewTooWide` beyond `MOST_ACCOUNTS`.
     """
     if account is None:
-        return await _accounts(session, org_id, currency, col(Account.type) == AccountType.ASSET)
+        return await _accounts(session, org_id, currency, _ASSETS)
     wanted = begins_with(account) if account.endswith(":") else col(Account.name) == account
     found = await _accounts(session, org_id, None, wanted)
     if not found:
@@ -46,7 +54,11 @@ async def _accounts(
         select(Account)
         .where(col(Account.org_id) == org_id, wanted)
         .order_by(col(Account.name), col(Account.currency))
+        .limit(MOST_ACCOUNTS + 1)
     )
     if currency is not None:
         query = query.where(col(Account.currency) == currency)
-    return (await session.scalars(query)).all()
+    found = (await session.scalars(query)).all()
+    if len(found) > MOST_ACCOUNTS:
+        raise ViewTooWide(MOST_ACCOUNTS)
+    return found

@@ -27,7 +27,7 @@ from core.json import encode
 from core.money import EUR
 from ledger.balances import balances_of, by_currency, nothing, worth
 from ledger.entries import list_entries
-from ledger.errors import NoSuchAccount, OffsetTooLarge, UnknownCurrency, UnknownTransaction
+from ledger.errors import NoSuchAccount, OffsetTooLarge, UnknownCurrency, UnknownTransaction, ViewTooWide
 from ledger.rates import rates_into
 from ledger.reading import (
     AccountBalanceRead,
@@ -72,7 +72,7 @@ async def list_ledger_entries(
     "/balances",
     response_model=OrganisationBalancesRead,
     summary="List balances",
-    responses=errors(*authentication.REFUSALS, NoSuchAccount, ValidationError, Unavailable),
+    responses=errors(*authentication.REFUSALS, NoSuchAccount, ViewTooWide, ValidationError, Unavailable),
 )
 async def list_balances(org: ReadTreasury, request: Request, as_of: At, account: Account = None) -> Response:
     """What the organisation has, by currency, now or at an instant, and what that is worth in EUR."""
@@ -88,7 +88,7 @@ async def list_balances(org: ReadTreasury, request: Request, as_of: At, account:
     "/balances/{currency}",
     response_model=CurrencyBalanceRead,
     summary="Get a balance",
-    responses=errors(*authentication.REFUSALS, NoSuchAccount, UnknownCurrency, Unavailable),
+    responses=errors(*authentication.REFUSALS, NoSuchAccount, ViewTooWide, UnknownCurrency, Unavailable),
 )
 async def get_balance(
     org: ReadTreasury, currency: str, request: Request, as_of: At, account: Account = None
@@ -109,7 +109,13 @@ async def get_balance(
     response_model=AccountTransactionPage,
     summary="List transactions",
     responses=errors(
-        *authentication.REFUSALS, NoSuchAccount, BadCursor, OffsetTooLarge, UnknownCurrency, Unavailable
+        *authentication.REFUSALS,
+        NoSuchAccount,
+        ViewTooWide,
+        BadCursor,
+        OffsetTooLarge,
+        UnknownCurrency,
+        Unavailable,
     ),
 )
 async def list_ledger_transactions(
@@ -130,7 +136,7 @@ async def list_ledger_transactions(
     "/transactions/{transactionId}",
     response_model=AccountTransactionRead,
     summary="Get a transaction",
-    responses=errors(*authentication.REFUSALS, NoSuchAccount, UnknownTransaction, Unavailable),
+    responses=errors(*authentication.REFUSALS, NoSuchAccount, ViewTooWide, UnknownTransaction, Unavailable),
 )
 async def get_ledger_transaction(
     org: ReadTreasury,

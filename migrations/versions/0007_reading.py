@@ -13,6 +13,10 @@ down_revision = "0006"
 def upgrade() -> None:
     op.execute('ALTER TABLE credential ADD client_id text COLLATE "C"')
     op.execute("CREATE INDEX ix_ledger_reference_first ON ledger_reference (org_id, (transfers[1]))")
+    op.execute(
+        "CREATE INDEX ix_ledger_account_assets ON ledger_account (org_id, name, currency)"
+        " WHERE type = 'asset'"
+    )
     for side in ("debit", "credit"):
         op.execute(
             f"CREATE INDEX ix_ledger_transfer_{side}_dated"
@@ -54,7 +58,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION ledger_sequence_before, ledger_seconds")
     op.execute("DROP TABLE ledger_checkpointed, ledger_checkpoint")
     op.execute("DROP INDEX ix_ledger_transfer_debit_dated, ix_ledger_transfer_credit_dated")
-    op.execute("DROP INDEX ix_ledger_reference_first")
+    op.execute("DROP INDEX ix_ledger_account_assets, ix_ledger_reference_first")
     op.execute("ALTER TABLE credential DROP client_id")
 
 
