@@ -16,7 +16,14 @@ from sqlmodel import col, select
 from core.events import Event, emit
 from core.money import CURRENCIES
 from ledger import names
-from ledger.errors import AccountDiffers, AccountNotEmpty, NoSuchAccount, OverdraftInUse, UnknownCurrency
+from ledger.errors import (
+    AccountDiffers,
+    AccountKept,
+    AccountNotEmpty,
+    NoSuchAccount,
+    OverdraftInUse,
+    UnknownCurrency,
+)
 from ledger.models import Account, AccountType
 
 UNLIMITED: Final = None
@@ -92,9 +99,11 @@ async def open_accounts(
 async def open_account(
     session: AsyncSession, org_id: UUID, spec: AccountSpec, metadata: Mapping[str, Any]
 ) -> tuple[Account, bool]:
-    """One account, and whether it was opened just now. Raises `InvalidAccountName`, `UnknownCurrency`, and
-    `AccountDiffers` if it was there with another type or overdraft limit."""
+    """One account, and whether it was opened just now. Raises `InvalidAccountName`, `UnknownCurrency`,
+    `AccountKept`, and `AccountDiffers` if it was there with another type or overdraft limit."""
     _check(spec)
+    if names.is_kept(spec.name):
+        raise AccountKept(spec.name)
     wanted = insert(Account).values(
         org_id=org_id,
         name=spec.name,
@@ -128,9 +137,12 @@ async def change_account(
     """Close an account or open it again, change how far below zero it may go, replace its metadata; what is
     not given stays.
 
-    Raises `NoSuchAccount`, `AccountNotEmpty` and `OverdraftInUse`. Locks the account against whoever posts.
+    Of an account that Coffer keeps itself only the metadata change. Raises `NoSuchAccount`, `AccountKept`,
+    `AccountNotEmpty` and `OverdraftInUse`. Locks the account against whoever posts.
     """
     account = await get_account(session, org_id, name, currency, lock=True)
+    if names.is_kept(name) and (active is not None or overdraft_limit is not ...):
+        raise AccountKept(name)
     if overdraft_limit is not ...:
         if overdraft_limit is not None and account.available + overdraft_limit < 0:
             raise OverdraftInUse(name)

@@ -14,6 +14,8 @@ MAX_LENGTH: Final = 200
 _PART: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+|=/-]{0,99}", re.ASCII)
 # First parts that say what kind of party it is; a provider called so could reach into another's accounts.
 _KINDS: Final = frozenset({"user", "platform", "ext", "fx", "escrow", "wallet"})
+# Of these, the kinds whose accounts Coffer opens and keeps itself, for it must be able to book on them.
+_KEPT: Final = _KINDS - {"user"}
 
 
 def checked(name: str) -> str:
@@ -27,6 +29,11 @@ def checked(name: str) -> str:
     if len(parts) < 2 or any(not each or each != each.strip() for each in parts):
         raise InvalidAccountName("must be two parts or more with colons between, none of them empty")
     return name
+
+
+def is_kept(name: str) -> bool:
+    """Whether an account of that name is Coffer's own to open, close and limit."""
+    return name.partition(":")[0] in _KEPT
 
 
 def part(field: str, text: str) -> str:

@@ -21,6 +21,7 @@ from core.shapes import CLEAN
 from ledger.accounts import change_account, get_account, list_accounts, open_account
 from ledger.errors import (
     AccountDiffers,
+    AccountKept,
     AccountNotEmpty,
     InvalidAccountName,
     NoSuchAccount,
@@ -77,6 +78,7 @@ async def list_ledger_accounts(
     responses=errors(
         *authentication.REFUSALS,
         AccountDiffers,
+        AccountKept,
         InvalidAccountName,
         UnknownCurrency,
         ValidationError,
@@ -110,7 +112,7 @@ async def get_ledger_account(
     "/{name:path}",
     response_model=AccountRead,
     summary="Change an account",
-    responses=errors(*_REFUSALS, AccountNotEmpty, OverdraftInUse),
+    responses=errors(*_REFUSALS, AccountKept, AccountNotEmpty, OverdraftInUse),
 )
 async def change_ledger_account(
     org: WriteTreasury, request: Request, name: Name, currency: OfCurrency, body: AccountChange

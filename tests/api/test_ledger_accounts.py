@@ -20,7 +20,7 @@ from ledger.models import Kind
 from ledger.posting import post
 from tests.api.conftest import Answered, Caller, Snapshot, encoded
 
-FEES = {"name": "platform:fees", "currency": "EUR", "type": "income"}
+FEES = {"name": "stripe:fees", "currency": "EUR", "type": "income"}
 PAST = "2026-01-31T23:59:59.999999Z"
 
 
@@ -43,13 +43,13 @@ async def open_one(caller: Caller, body: Any) -> Answered:
     return await caller.ask("POST", "ledger/accounts", content=encoded(body))
 
 
-async def change(caller: Caller, body: Any, name: str = "platform:fees", currency: str = "EUR") -> Answered:
+async def change(caller: Caller, body: Any, name: str = "stripe:fees", currency: str = "EUR") -> Answered:
     return await caller.ask(
         "PATCH", f"ledger/accounts/{name}", content=encoded(body), params={"currency": currency}
     )
 
 
-async def get(caller: Caller, name: str = "platform:fees", currency: str = "EUR") -> Answered:
+async def get(caller: Caller, name: str = "stripe:fees", currency: str = "EUR") -> Answered:
     return await caller.get(f"ledger/accounts/{name}", currency=currency)
 
 
@@ -82,7 +82,7 @@ async def test_an_account_is_opened_empty_and_found_by_its_name(caller: Caller) 
         "metadata": {"owner": "ops"},
     }
     assert (await get(caller)).json == answered.json
-    listed = (await caller.get("ledger/accounts", prefix="platform:fe")).json["data"]
+    listed = (await caller.get("ledger/accounts", prefix="stripe:fe")).json["data"]
     assert listed == [answered.json]
 
 
@@ -156,7 +156,7 @@ async def test_an_account_that_cannot_be_is_refused(
     assert await whole_tables() == before
 
 
-@pytest.mark.parametrize("name", ["platform:nothing", "platform", "x" * 5_000, "fees%", "a/b:c", "\x00"])
+@pytest.mark.parametrize("name", ["stripe:nothing", "platform", "x" * 5_000, "fees%", "a/b:c", "\x00"])
 async def test_an_account_that_is_not_there_is_not_found(caller: Caller, name: str) -> None:
     await opened(caller)
     for answered in (await get(caller, quote(name)), await change(caller, {}, quote(name))):
@@ -164,13 +164,13 @@ async def test_an_account_that_is_not_there_is_not_found(caller: Caller, name: s
     for currency in ("USD", "GBP", ""):
         assert (await get(caller, currency=currency)).status == 404
         assert (await change(caller, {}, currency=currency)).status == 404
-    assert (await caller.get("ledger/accounts/platform:fees")).fields == ["currency"]
+    assert (await caller.get("ledger/accounts/stripe:fees")).fields == ["currency"]
 
 
 async def test_a_name_may_hold_a_slash(caller: Caller) -> None:
-    await opened(caller, name="ext:DE89/37")
-    assert (await get(caller, "ext:DE89/37")).json["name"] == "ext:DE89/37"
-    assert (await get(caller, "ext:DE89%2F37")).json["name"] == "ext:DE89/37"
+    await opened(caller, name="bank:DE89/37")
+    assert (await get(caller, "bank:DE89/37")).json["name"] == "bank:DE89/37"
+    assert (await get(caller, "bank:DE89%2F37")).json["name"] == "bank:DE89/37"
 
 
 async def test_another_organisation_sees_none_of_it(caller: Caller, stranger: Caller) -> None:

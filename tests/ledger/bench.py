@@ -27,7 +27,7 @@ from sandbox.schema import DatabaseUrls
 from tests.ledger.comparing import Place, Unit, assert_same, assert_sound, expired, name, places
 from tests.ledger.model import Model
 
-SOURCE_SPEC = AccountSpec("platform:source", "USDC", AccountType.EQUITY, overdraft_limit=UNLIMITED)
+SOURCE_SPEC = AccountSpec("test:source", "USDC", AccountType.EQUITY, overdraft_limit=UNLIMITED)
 FOREIGN_SPEC = AccountSpec("user:foreign", "USDC", AccountType.ASSET)
 PERIODS = {"close": close_books, "reopen": reopen_books, "seal": seal_books}
 T = TypeVar("T")

@@ -25,6 +25,7 @@ from ledger.commands import Move, Posted
 from ledger.errors import (
     AccountClosed,
     AccountDiffers,
+    AccountKept,
     AccountNotEmpty,
     InvalidAccountName,
     NoSuchAccount,
@@ -35,7 +36,7 @@ from ledger.models import Account, AccountType, Kind
 from ledger.posting import post
 from tests.ledger.conftest import UNTOUCHED, Wallet, waits_for_a_lock
 
-FEES = AccountSpec("platform:fees", "EUR", AccountType.INCOME)
+FEES = AccountSpec("stripe:fees", "EUR", AccountType.INCOME)
 
 
 async def change(wallet: Wallet, name: str, currency: str = "USDC", **changes: Any) -> Account:
@@ -82,7 +83,7 @@ async def test_what_is_no_name_is_refused(wallet: Wallet, name: str) -> None:
     assert await wallet.balances() == UNTOUCHED
 
 
-@pytest.mark.parametrize("name", ["a:b", "a:b c", "ext:Müller & Söhne", "a:" + "b" * 198])
+@pytest.mark.parametrize("name", ["a:b", "a:b c", "bank:Müller & Söhne", "a:" + "b" * 198])
 async def test_a_name_of_printable_parts_is_taken(wallet: Wallet, name: str) -> None:
     async with wallet.database.organisation(wallet.org_id) as session:
         await open_accounts(session, wallet.org_id, [AccountSpec(name, "EUR", AccountType.ASSET)])
@@ -91,7 +92,7 @@ async def test_a_name_of_printable_parts_is_taken(wallet: Wallet, name: str) -> 
 
 @pytest.mark.parametrize("currency", ["GBP", "eur", "", "EURO"])
 async def test_a_currency_that_is_not_known_is_refused(wallet: Wallet, currency: str) -> None:
-    spec = AccountSpec("platform:fees", currency, AccountType.INCOME)
+    spec = AccountSpec("stripe:fees", currency, AccountType.INCOME)
     async with wallet.database.organisation(wallet.org_id) as session:
         for opening in (
             open_accounts(session, wallet.org_id, [spec, FEES]),
@@ -99,7 +100,7 @@ async def test_a_currency_that_is_not_known_is_refused(wallet: Wallet, currency:
         ):
             with pytest.raises(UnknownCurrency):
                 await opening
-    assert await found(wallet, "platform:fees") == []
+    assert await found(wallet, "stripe:fees") == []
 
 
 async def test_an_account_is_opened_once_and_not_as_another(wallet: Wallet) -> None:
@@ -152,33 +153,55 @@ async def test_prefixes_are_looked_up_in_the_index(wallet: Wallet, worker_databa
 
 
 async def test_only_an_empty_account_is_closed_and_a_closed_one_takes_nothing(wallet: Wallet) -> None:
-    for name in ("wallet:ethereum:0xabc:available", "platform:opening"):
-        with pytest.raises(AccountNotEmpty):
-            await change(wallet, name, active=False)
-    reserved = "wallet:ethereum:0xabc:reserved"
-    assert not (await change(wallet, reserved, active=False)).active
-    move = Move(Kind.RESERVE, wallet.ids["reserved"], wallet.ids["available"], 1)
+    till = await wallet.open("till", AccountType.ASSET)
+    move = Move(Kind.RESERVE, till, wallet.ids["available"], 1)
+    assert not (await change(wallet, "test:till", active=False)).active
     with pytest.raises(AccountClosed):
         await wallet.post_one(move)
-    assert await wallet.balances() == UNTOUCHED
-    await change(wallet, reserved, active=True)
+    assert await wallet.balances() == UNTOUCHED | {"till": (0, 0)}
+    await change(wallet, "test:till", active=True)
     await wallet.post_one(move)
-    assert await wallet.balances() == UNTOUCHED | {"available": (999, 999), "reserved": (1, 1)}
+    with pytest.raises(AccountNotEmpty):
+        await change(wallet, "test:till", active=False)
+    assert await wallet.balances() == UNTOUCHED | {"available": (999, 999), "till": (1, 1)}
 
 
 async def test_closing_waits_for_a_transfer_under_way_and_is_refused(
     wallet: Wallet, worker_database: Database
 ) -> None:
-    move = Move(Kind.RESERVE, wallet.ids["reserved"], wallet.ids["available"], 1)
+    till = await wallet.open("till", AccountType.ASSET)
     async with wallet.database.organisation(wallet.org_id) as session:
+        move = Move(Kind.RESERVE, till, wallet.ids["available"], 1)
         (outcome,) = await post(session, wallet.org_id, [[move]])
         assert isinstance(outcome, Posted)
-        closing = asyncio.create_task(change(wallet, "wallet:ethereum:0xabc:reserved", active=False))
+        closing = asyncio.create_task(change(wallet, "test:till", active=False))
         await waits_for_a_lock(worker_database, closing)
         await session.commit()
     with pytest.raises(AccountNotEmpty):
         await closing
-    assert await wallet.balances() == UNTOUCHED | {"available": (999, 999), "reserved": (1, 1)}
+    assert await wallet.balances() == UNTOUCHED | {"available": (999, 999), "till": (1, 1)}
+
+
+async def test_what_coffer_books_on_is_not_opened_closed_or_limited_by_others(wallet: Wallet) -> None:
+    """A beneficiary that somebody closed, or opened as something else, would stop a wallet's payments; a
+    wallet that may be overdrawn would pay with what belongs to an escrow."""
+    kept = (
+        "ext:0xabc",
+        "platform:network-fees",
+        "wallet:solana:abc:available",
+        "escrow:e:bank:available",
+        "fx:p",
+    )
+    async with wallet.database.organisation(wallet.org_id) as session:
+        for name in kept:
+            with pytest.raises(AccountKept):
+                await open_account(session, wallet.org_id, AccountSpec(name, "USDC", AccountType.ASSET), {})
+    for name in ("ext:beneficiary", "wallet:ethereum:0xabc:reserved"):
+        for changes in ({"active": False}, {"overdraft_limit": None}, {"overdraft_limit": 5}):
+            with pytest.raises(AccountKept):
+                await change(wallet, name, **changes)
+        assert (await change(wallet, name, metadata={"owner": "ops"})).details == {"owner": "ops"}
+    assert await wallet.balances() == UNTOUCHED
 
 
 async def test_an_overdraft_limit_holds_from_when_it_is_set(wallet: Wallet) -> None:

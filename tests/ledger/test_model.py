@@ -40,14 +40,14 @@ SOURCE, AVAILABLE, RESERVED, OWED, COSTS, LINE, GAS, FEES, VAULT, LATER = range(
 UNKNOWN, ZERO, HUGE, FOREIGN = range(10, 14)
 SPECS = {
     SOURCE: SOURCE_SPEC,
-    AVAILABLE: AccountSpec("platform:available", "USDC", AccountType.ASSET),
-    RESERVED: AccountSpec("platform:reserved", "USDC", AccountType.ASSET),
-    OWED: AccountSpec("platform:owed", "USDC", AccountType.LIABILITY),
-    COSTS: AccountSpec("platform:costs", "USDC", AccountType.EXPENSE),
-    LINE: AccountSpec("platform:line", "USDC", AccountType.INCOME, overdraft_limit=700),
-    GAS: AccountSpec("platform:gas", "ETH", AccountType.ASSET, overdraft_limit=UNLIMITED),
-    FEES: AccountSpec("platform:fees", "ETH", AccountType.EXPENSE),
-    VAULT: AccountSpec("platform:vault", "ETH", AccountType.ASSET, overdraft_limit=3 * 10**19),
+    AVAILABLE: AccountSpec("test:available", "USDC", AccountType.ASSET),
+    RESERVED: AccountSpec("test:reserved", "USDC", AccountType.ASSET),
+    OWED: AccountSpec("test:owed", "USDC", AccountType.LIABILITY),
+    COSTS: AccountSpec("test:costs", "USDC", AccountType.EXPENSE),
+    LINE: AccountSpec("test:line", "USDC", AccountType.INCOME, overdraft_limit=700),
+    GAS: AccountSpec("test:gas", "ETH", AccountType.ASSET, overdraft_limit=UNLIMITED),
+    FEES: AccountSpec("test:fees", "ETH", AccountType.EXPENSE),
+    VAULT: AccountSpec("test:vault", "ETH", AccountType.ASSET, overdraft_limit=3 * 10**19),
 }
 LATER_SPEC = AccountSpec("user:later", "USDC", AccountType.LIABILITY, overdraft_limit=50)
 NAMES = {place: spec.name for place, spec in (SPECS | {LATER: LATER_SPEC, FOREIGN: FOREIGN_SPEC}).items()}
@@ -58,7 +58,7 @@ OPENED = [
     replace(SPECS[COSTS], type=AccountType.ASSET),
     replace(SPECS[COSTS], currency="XYZ"),
     replace(SPECS[COSTS], name="costs"),
-    replace(SPECS[COSTS], name="platform::costs"),
+    replace(SPECS[COSTS], name="test::costs"),
 ]
 LIMITS = [..., ..., ..., 0, 50, 700, 10**25, UNLIMITED]
 IN_ETH = {GAS, FEES, VAULT}
