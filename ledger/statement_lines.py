@@ -165,8 +165,8 @@ def _arrays(stretches: Sequence[tuple[int, int, int]]) -> dict[str, Any]:
     return {"accounts": list(accounts), "afters": list(afters), "throughs": list(throughs)}
 
 
-# The reference of a chain is kept under its first transfer. CASE and not coalesce: PostgreSQL does not take that
-# for leakproof, and then uses no index for it under row-level security.
+# The reference of a chain is kept under its first transfer. CASE and not coalesce: PostgreSQL does not take
+# that for leakproof, and then uses no index for it under row-level security.
 _PAGE: Final = """
     SELECT entry.id, coalesce(entry.resolves, entry.id) AS transaction_id, entry.side, entry.sequence,
            entry.amount, entry.balance, entry.kind,

@@ -17,7 +17,7 @@ from xml.sax.saxutils import escape
 from core.clock import iso
 from core.money import EUR, USD, Currency
 from ledger.errors import FormatUnfit
-from ledger.formats.writer import Lines, Writer, amount
+from ledger.formats.writer import Lines, Writer, amount, dated_by
 from ledger.history import Type
 from ledger.models import Kind
 from ledger.statement_lines import Line
@@ -58,7 +58,7 @@ async def write(statement: Statement, lines: Lines) -> AsyncIterator[bytes]:
             number += 1
             entries.append(_entry(statement.currency, line, number))
         yield "".join(entries).encode()
-    whole = f"{statement.account_name}; by the clock of {statement.clock}"
+    whole = f"{statement.account_name}; dated by {dated_by(statement.clock)}"
     yield f"{_text('AddtlStmtInf', whole, 500)}</Stmt></BkToCstmrStmt></Document>\n".encode()
 
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from core.money import Currency, to_decimal
+from ledger.instants import Clock
 from ledger.statement_lines import Line
 from ledger.statements import Statement
 
@@ -26,6 +27,11 @@ class Writer:
 def amount(units: int, currency: Currency) -> str:
     """The decimal text of an amount, with all of the currency's places."""
     return f"{to_decimal(units, currency):f}"
+
+
+def dated_by(clock: Clock) -> str:
+    """What the dates of a statement are, for people."""
+    return "recording" if clock is Clock.RECORDED else "effect"
 
 
 def holds_all(statement: Statement) -> None:

@@ -438,6 +438,8 @@ async def test_a_pdf_repeats_its_header_and_numbers_its_pages() -> None:
         assert f"Page {number} of 3" in page
         assert "Account statement" in page
         assert "Counterparty" in page
+        assert "2026-01-01 to 2026-01-31 (UTC), dated by recording" in page
+        assert str(SECOND) in page
     whole = "\n".join(pages)
     assert whole.index("Opening balance") < whole.index("R-0 payout") < whole.index("R-99 payout")
     assert whole.index("R-99 payout") < whole.index("Closing balance") < whole.rindex("1500.50")
