@@ -17,9 +17,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any, Final
 from uuid import UUID
 
-from sqlalchemy import text
+from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.errors import CofferError
@@ -192,44 +193,76 @@ class Entry:
     recorded_at: datetime
 
 
+# How much of the books one request looks through for the treasury's entries among everything else.
+_MOST_EXAMINED: Final = 100_000
+_MOST_A_WALK: Final = 20_000
+
 _ENTRIES = """
-    SELECT id, cause, kind, amount, currency, recorded_at,
-           split_part(place, ':', CASE WHEN place LIKE 'wallet:%' THEN 2 ELSE 3 END) AS chain
-    FROM (
-        SELECT transfer.id, transfer.cause, transfer.kind, transfer.amount, transfer.currency,
-               transfer.recorded_at,
-               CASE WHEN debit.name LIKE 'wallet:%' OR debit.name LIKE 'escrow:%'
-                    THEN debit.name ELSE credit.name END AS place
-        FROM ledger_transfer AS transfer
-            JOIN ledger_account AS debit ON debit.id = transfer.debit_account_id
-            JOIN ledger_account AS credit ON credit.id = transfer.credit_account_id
-        WHERE transfer.org_id = CAST(:org_id AS uuid) {narrowed}
-          AND transfer.kind IN ('reserve', 'debit', 'fee', 'release', 'refund')
-          AND transfer.phase IN ('posted', 'pending')
-          AND (CAST(:after AS uuid) IS NULL OR transfer.id > CAST(:after AS uuid))
-    ) AS entry
-    WHERE (place LIKE 'wallet:%' OR place LIKE 'escrow:%') AND place NOT LIKE 'escrow:%:bank:%'
-    ORDER BY id
-    LIMIT :most
+    WITH walked AS MATERIALIZED (
+        SELECT id, cause, kind, phase, amount, currency, recorded_at, debit_account_id, credit_account_id
+        FROM ledger_transfer
+        WHERE org_id = CAST(:org_id AS uuid) {narrowed}
+          AND id > coalesce(CAST(:after AS uuid), '00000000-0000-0000-0000-000000000000')
+        ORDER BY id LIMIT :chunk
+    ), entry AS (
+        SELECT id, cause, kind, amount, currency, recorded_at,
+               split_part(place, ':', CASE WHEN place LIKE 'wallet:%' THEN 2 ELSE 3 END) AS chain
+        FROM (
+            SELECT walked.*, CASE WHEN debit.name LIKE 'wallet:%' OR debit.name LIKE 'escrow:%'
+                                  THEN debit.name ELSE credit.name END AS place
+            FROM walked
+                JOIN ledger_account AS debit ON debit.id = walked.debit_account_id
+                JOIN ledger_account AS credit ON credit.id = walked.credit_account_id
+            WHERE walked.kind IN ('reserve', 'debit', 'fee', 'release', 'refund')
+              AND walked.phase IN ('posted', 'pending')
+        ) AS placed
+        WHERE (place LIKE 'wallet:%' OR place LIKE 'escrow:%') AND place NOT LIKE 'escrow:%:bank:%'
+        ORDER BY id LIMIT :most
+    )
+    SELECT entry.*, tally.examined, tally.last
+    FROM (SELECT count(*) AS examined, (SELECT id FROM walked ORDER BY id DESC LIMIT 1) AS last
+          FROM walked) AS tally
+        LEFT JOIN entry ON true
+    ORDER BY entry.id
 """
 _ALL_ENTRIES = text(_ENTRIES.format(narrowed=""))
-_ENTRIES_OF = text(_ENTRIES.format(narrowed="AND transfer.cause = :cause"))
+_ENTRIES_OF = text(_ENTRIES.format(narrowed="AND cause = :cause"))
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A page of entries. `following` is the id to go on after, None at the end; where entries are few among
+    everything that is booked, a page may have fewer than were asked for and still be followed by another."""
+
+    entries: list[Entry]
+    following: UUID | None
 
 
 async def list_entries(
     session: AsyncSession, org_id: UUID, cause: str | None, limit: int, after: UUID | None = None
-) -> list[Entry]:
+) -> Listed:
     """The treasury's entries on chains in the order they were made, of one payment or of all, from after
-    an id.
+    an id. The amount of a debit is what was held at broadcast.
 
     The row that resolves a hold is no entry of its own: it says what became of the debit.
     """
-    given = {"org_id": org_id, "after": after, "most": limit}
-    if cause is None:
-        rows = await session.execute(_ALL_ENTRIES, given)
-    else:
-        rows = await session.execute(_ENTRIES_OF, given | {"cause": cause})
-    return [
-        Entry(row.id, row.cause, Kind(row.kind), int(row.amount), row.currency, row.chain, row.recorded_at)
-        for row in rows
-    ]
+    statement = _ALL_ENTRIES if cause is None else _ENTRIES_OF
+    given: dict[str, Any] = {"org_id": org_id} | ({} if cause is None else {"cause": cause})
+    found: list[Entry] = []
+    examined, chunk = 0, 4 * (limit + 1)
+    while True:
+        given |= {"after": after, "chunk": chunk, "most": limit + 1 - len(found)}
+        rows = (await session.execute(statement, given)).all()
+        found += [_entry(row) for row in rows if row.id is not None]
+        if len(found) > limit:
+            return Listed(found[:limit], found[limit - 1].id)
+        if rows[0].examined < chunk:
+            return Listed(found, None)
+        after, examined = rows[0].last, examined + rows[0].examined
+        if examined >= _MOST_EXAMINED:
+            return Listed(found, after)
+        chunk = min(4 * chunk, _MOST_A_WALK)
+
+
+def _entry(row: Row[Any]) -> Entry:
+    return Entry(row.id, row.cause, Kind(row.kind), int(row.amount), row.currency, row.chain, row.recorded_at)

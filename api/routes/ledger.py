@@ -57,15 +57,15 @@ async def list_ledger_entries(
     limit: Limit = 50,
     cursor: Cursor = None,
 ) -> Response:
-    """Reserve, debit, fee, release and refund entries in the order they were made."""
+    """Reserve, debit, fee, release and refund entries in the order they were made. Where they are few among
+    everything that is booked, a page may be shorter than `limit` and still have more after it."""
     if payment_intent_id is not None and not is_id("pi", payment_intent_id):
         raise ValidationError.at("paymentIntentId", "must be the id of a payment intent")
     after = uuid_cursor(cursor)
     async with services(request).database.organisation(org) as session:
-        found = await list_entries(session, org, payment_intent_id, limit + 1, after)
-    shown = found[:limit]
-    following = str(shown[-1].id) if len(found) > limit else None
-    return envelope.answer(page([LedgerEntryRead.of(entry) for entry in shown], following), 200)
+        listed = await list_entries(session, org, payment_intent_id, limit, after)
+    following = None if listed.following is None else str(listed.following)
+    return envelope.answer(page([LedgerEntryRead.of(entry) for entry in listed.entries], following), 200)
 
 
 @router.get(

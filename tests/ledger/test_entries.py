@@ -1,6 +1,9 @@
 from __future__ import annotations
 
-from ledger.commands import Hold, PostHold, VoidHold
+import pytest
+
+import ledger.entries
+from ledger.commands import Hold, Move, PostHold, VoidHold
 from ledger.entries import (
     booked_costs,
     debit_balance,
@@ -9,6 +12,7 @@ from ledger.entries import (
     record_fee,
     refund,
     release_reserve,
+    reserve,
     reserve_balance,
 )
 from ledger.models import Kind, Phase
@@ -89,9 +93,9 @@ async def test_a_debit_is_one_entry_whatever_became_of_its_hold(wallet: Wallet) 
         [VoidHold(holds[2], Phase.EXPIRE)],
     )
     async with wallet.database.organisation(wallet.org_id) as session:
-        entries = await list_entries(session, wallet.org_id, None, 50)
-        of_one = await list_entries(session, wallet.org_id, "pi_1", 50)
-        after = await list_entries(session, wallet.org_id, None, 50, entries[5].id)
+        entries = (await list_entries(session, wallet.org_id, None, 50)).entries
+        of_one = (await list_entries(session, wallet.org_id, "pi_1", 50)).entries
+        after = (await list_entries(session, wallet.org_id, None, 50, entries[5].id)).entries
     facts = [(entry.cause, entry.kind, entry.amount) for entry in entries]
     assert facts == [
         (f"pi_{number}", kind, 100) for number in (1, 2, 3, 4) for kind in (Kind.RESERVE, Kind.DEBIT)
@@ -116,3 +120,23 @@ async def test_a_cost_that_is_held_counts_once_it_is_booked(wallet: Wallet) -> N
     assert await costs() == {}
     await wallet.post_one(PostHold(held, 30))
     assert await costs() == {("pi_1", Kind.FEE): 30}
+
+
+@pytest.mark.parametrize("most", [ledger.entries._MOST_EXAMINED, 1])
+async def test_entries_are_found_among_everything_else_page_by_page(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(ledger.entries, "_MOST_EXAMINED", most)
+    other = Move(Kind.ADJUSTMENT, debit=wallet.ids["available"], credit=wallet.ids["opening"], amount=1)
+    await wallet.post(*[[other]] * 30, [reserve(wallet.fund, 5, "pi_1")], *[[other]] * 30)
+    await wallet.post([reserve(wallet.fund, 6, "pi_2")], [reserve(wallet.fund, 7, "pi_3")], [other])
+    found: list[int] = []
+    after = None
+    async with wallet.database.organisation(wallet.org_id) as session:
+        while True:
+            listed = await list_entries(session, wallet.org_id, None, 1, after)
+            found += [entry.amount for entry in listed.entries]
+            after = listed.following
+            if after is None:
+                break
+    assert found == [5, 6, 7]

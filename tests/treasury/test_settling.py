@@ -166,7 +166,7 @@ async def test_the_entries_of_a_payment_are_those_of_the_documented_example(trea
     ids = await sent(treasury, 100)
     await report(treasury, CONFIRMED, paid(*ids), fee=5)
     async with treasury.database.organisation(treasury.org_id) as session:
-        entries = await list_entries(session, treasury.org_id, ids[0], 10)
+        entries = (await list_entries(session, treasury.org_id, ids[0], 10)).entries
     assert [(entry.kind.value, entry.amount, entry.currency, entry.chain) for entry in entries] == [
         ("reserve", 100_000_000, "USDC", "ethereum"),
         ("debit", 100_000_000, "USDC", "ethereum"),
