@@ -21,7 +21,7 @@ from api.streaming import streamed
 from core.database import Database
 from core.errors import Unavailable, ValidationError
 from core.shapes import CLEAN, Instant
-from ledger.errors import InvalidCursor, NoSuchAccount, TooManyAccounts, UnknownCurrency
+from ledger.errors import InvalidCursor, NoSuchAccount, TooManyAccounts, UnknownCurrency, ViewTooWide
 from ledger.export import open_export
 from ledger.export_pages import START, Place, Wanted
 from ledger.formats.export_rows import EXPORT_WRITERS, ExportFormat
@@ -112,7 +112,7 @@ async def export_own_transactions(
     "/transactions/export",
     response_class=Response,
     summary="Export transactions",
-    responses=_FILES | errors(*authentication.REFUSALS, TooManyAccounts, *_REFUSED),
+    responses=_FILES | errors(*authentication.REFUSALS, TooManyAccounts, ViewTooWide, *_REFUSED),
 )
 async def export_transactions(
     org: ReadTreasury, request: Request, export: Export, account: AccountName = None

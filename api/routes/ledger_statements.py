@@ -27,6 +27,7 @@ from ledger.errors import (
     PeriodTooLong,
     TooManyAccounts,
     UnknownCurrency,
+    ViewTooWide,
 )
 from ledger.formats.choice import WRITERS, Format
 from ledger.formats.statement_json import StatementRead
@@ -147,7 +148,8 @@ async def get_own_statement(
     "/statement/{currency}",
     response_model=StatementRead,
     summary="Get a statement",
-    responses=_FILES | errors(*authentication.REFUSALS, NoSuchAccount, TooManyAccounts, *_REFUSED),
+    responses=_FILES
+    | errors(*authentication.REFUSALS, NoSuchAccount, TooManyAccounts, ViewTooWide, *_REFUSED),
 )
 async def get_statement(
     org: ReadTreasury, currency: str, request: Request, wanted: Wanted, account: Account = None

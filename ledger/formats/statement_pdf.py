@@ -158,7 +158,7 @@ class _Sheet:
         canvas.drawString(_MARGIN, _HEIGHT - 42, "Account statement")
         canvas.setFont(_FONT, 9)
         period = (
-            f"{statement.period.start} to {statement.period.end} (UTC), by the clock of {statement.clock}"
+            f"{statement.period.start} to {statement.period.end} (UTC), dated by {dated_by(statement.clock)}"
         )
         self._text(f"{statement.account_name} · {statement.currency.code}", _BOLD, _MARGIN, 560, _HEIGHT - 56)
         self._text(period, _FONT, _MARGIN, 560, _HEIGHT - 67)
