@@ -18,6 +18,7 @@ from ledger.commands import Command, Hold, Move, Reverse, Step, VoidHold
 REFUSALS = {
     "AccountClosed": 409,
     "AccountDiffers": 409,
+    "AccountKept": 409,
     "AccountNotEmpty": 409,
     "AlreadyResolved": 409,
     "AlreadyReversed": 409,
@@ -45,6 +46,8 @@ REFUSALS = {
     "UnknownTransfer": 404,
 }
 MOST = 10**38 - 1
+# What Coffer books on itself: no caller opens, closes or limits it.
+KEPT = {"platform", "ext", "fx", "escrow", "wallet"}
 GROWS_BY_DEBIT = {"asset": True, "expense": True, "liability": False, "income": False, "equity": False}
 
 
@@ -85,12 +88,16 @@ class Model:
         type: str,
         overdraft_limit: int | None,
         metadata: Record | None = None,
+        *,
+        by_caller: bool = False,
     ) -> str | None:
-        """Open an account, or find it as it was opened; or the name of the refusal."""
+        """Open an account, or find it as it was opened; or the name of the refusal of a caller."""
         if len(parts := name.split(":")) < 2 or not all(parts):
             return "InvalidAccountName"
         if currency not in ("USDC", "ETH", "SOL", "USD", "EUR"):
             return "UnknownCurrency"
+        if by_caller and parts[0] in KEPT:
+            return "AccountKept"
         if id in self.accounts:
             account = self.accounts[id]
             same = account["type"] == type and account["overdraft_limit"] == overdraft_limit
@@ -115,6 +122,8 @@ class Model:
         account = self.accounts.get(id)
         if account is None:
             return "NoSuchAccount"
+        if account["name"].split(":")[0] in KEPT and (active is not None or overdraft_limit is not ...):
+            return "AccountKept"
         if overdraft_limit is ...:
             overdraft_limit = account["overdraft_limit"]
         elif overdraft_limit is not None and available(account) < -overdraft_limit:

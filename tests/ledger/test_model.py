@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import pytest
 import uvloop
 from hypothesis import Phase as Stage
-from hypothesis import seed, settings
+from hypothesis import note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -52,6 +52,7 @@ SPECS = {
 LATER_SPEC = AccountSpec("user:later", "USDC", AccountType.LIABILITY, overdraft_limit=50)
 NAMES = {place: spec.name for place, spec in (SPECS | {LATER: LATER_SPEC, FOREIGN: FOREIGN_SPEC}).items()}
 OPENED = [
+    SOURCE_SPEC,
     *[LATER_SPEC] * 3,
     SPECS[OWED],
     replace(SPECS[OWED], overdraft_limit=UNLIMITED),
@@ -214,6 +215,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         asked = [(lane, *self._planned([single])) for lane, single in callers]
         asked.append((2, *self._planned(batch)))
         units = [Unit(lane, commands, named) for lane, commands, named in asked]
+        note(units)
         self._bench.run(self._ledger.at_once(units, besides))
         known = {id for unit in units for id in unit.written}
         self._serialise(units + (self._expired(known) if besides == "expire" else []))
@@ -285,16 +287,14 @@ class BooksAgainstModel(RuleBasedStateMachine):
         answer = self._bench.run(self._ledger.open_one(spec, metadata))
         places = {each.name: place for place, each in SPECS.items()}
         known = self.ids[places.get(spec.name, LATER)]
+        asked = (spec.name, spec.currency, spec.type, spec.overdraft_limit, metadata)
         if isinstance(answer, str):
-            refusal = self.model.open(known, spec.name, spec.currency, spec.type, spec.overdraft_limit)
-            assert answer == refusal
+            assert answer == self.model.open(known, *asked, by_caller=True)
             return
         id, opened = answer
         assert opened == (known not in self.model.accounts)
         assert opened or id == known
-        assert None is self.model.open(
-            id, spec.name, spec.currency, spec.type, spec.overdraft_limit, metadata
-        )
+        assert self.model.open(id, *asked, by_caller=True) is None
         self.ids[places.get(spec.name, LATER)] = id
 
     @rule(
@@ -324,6 +324,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
     def _one(self, steps: list[Asked], reference: str | None) -> None:
         self._step()
         (command,), named = self._planned([(steps, reference)])
+        note((command, named))
         outcome = self._bench.run(self._ledger.post_one(command, named.get(0)))
         assert told([outcome]) == self.model.carry_out([command], named_by([outcome]), named=named)
 
@@ -379,6 +380,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         atomic: bool = False,
         dry_run: bool = False,
     ) -> None:
+        note((commands, named))
         mode = Mode.ATOMIC if atomic else Mode.INDEPENDENT
         outcomes = self._bench.run(self._ledger.post(commands, named=named, mode=mode, dry_run=dry_run))
         expected = self.model.carry_out(
