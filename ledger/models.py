@@ -292,7 +292,10 @@ class Period(SQLModel, table=True):
     """Until when the books of an organisation are closed. What is sealed is closed for ever."""
 
     __tablename__ = "ledger_period"
-    __table_args__ = (CheckConstraint("sealed_through <= closed_through", name="sealed_is_closed"),)
+    __table_args__ = (
+        CheckConstraint("sealed_through <= closed_through", name="sealed_is_closed"),
+        CheckConstraint("isfinite(closed_through)", name="finite"),
+    )
 
     org_id: UUID = Field(primary_key=True)
     closed_through: datetime = Field(sa_column=instant())

@@ -57,7 +57,8 @@ def upgrade() -> None:
             closed_through timestamptz NOT NULL,
             sealed_through timestamptz,
             changed_at timestamptz NOT NULL DEFAULT now(),
-            CONSTRAINT sealed_is_closed CHECK (sealed_through <= closed_through)
+            CONSTRAINT sealed_is_closed CHECK (sealed_through <= closed_through),
+            CONSTRAINT finite CHECK (isfinite(closed_through))
         )
         """
     )
@@ -112,8 +113,8 @@ def downgrade() -> None:
             ELSE credits_posted - debits_posted - debits_pending >= 0 END)
         """
     )
-    op.execute("REVOKE UPDATE ON ledger_account FROM coffer_app, coffer_worker")
-    op.execute("GRANT UPDATE (active) ON ledger_account TO coffer_app, coffer_worker")
+    op.execute("REVOKE INSERT, UPDATE ON ledger_account FROM coffer_app, coffer_worker")
+    op.execute("GRANT INSERT, UPDATE (active) ON ledger_account TO coffer_app, coffer_worker")
     op.execute("DROP INDEX uq_ledger_transfer_debit, uq_ledger_transfer_credit, uq_ledger_transfer_reverses")
     op.execute("DROP INDEX ix_ledger_transfer_debit_effective, ix_ledger_transfer_credit_effective")
     op.execute("ALTER TABLE ledger_transfer DROP CONSTRAINT known_phase")
@@ -176,8 +177,14 @@ def _accounts() -> None:
         """
     )
     op.execute("CREATE INDEX ix_ledger_account_name ON ledger_account (org_id, name text_pattern_ops)")
-    op.execute("GRANT UPDATE (active, overdraft_limit, metadata) ON ledger_account TO coffer_app")
-    op.execute("GRANT UPDATE (active, overdraft_limit, metadata) ON ledger_account TO coffer_worker")
+    op.execute("REVOKE INSERT ON ledger_account FROM coffer_app, coffer_worker")
+    # The id is the sequence's alone: one that was picked would stand in the way of another's account.
+    for role in ("coffer_app", "coffer_worker"):
+        op.execute(f"GRANT UPDATE (active, overdraft_limit, metadata) ON ledger_account TO {role}")
+        op.execute(
+            "GRANT INSERT (org_id, name, currency, type, overdraft_limit, metadata)"
+            f" ON ledger_account TO {role}"
+        )
 
 
 def _times() -> None:
