@@ -19,7 +19,7 @@ from uuid import UUID, uuid4
 import pytest
 import uvloop
 from hypothesis import Phase as Stage
-from hypothesis import note, seed, settings
+from hypothesis import currently_in_test_context, note, seed, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
@@ -215,7 +215,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         asked = [(lane, *self._planned([single])) for lane, single in callers]
         asked.append((2, *self._planned(batch)))
         units = [Unit(lane, commands, named) for lane, commands, named in asked]
-        note(units)
+        self._say(units)
         self._bench.run(self._ledger.at_once(units, besides))
         known = {id for unit in units for id in unit.written}
         self._serialise(units + (self._expired(known) if besides == "expire" else []))
@@ -321,10 +321,15 @@ class BooksAgainstModel(RuleBasedStateMachine):
     def _step(self) -> None:
         self._bench.steps += 1
 
+    def _say(self, what: object) -> None:
+        """Beside a failing case, which knows of its steps only the number that was drawn."""
+        if currently_in_test_context():
+            note(what)
+
     def _one(self, steps: list[Asked], reference: str | None) -> None:
         self._step()
         (command,), named = self._planned([(steps, reference)])
-        note((command, named))
+        self._say((command, named))
         outcome = self._bench.run(self._ledger.post_one(command, named.get(0)))
         assert told([outcome]) == self.model.carry_out([command], named_by([outcome]), named=named)
 
@@ -380,7 +385,7 @@ class BooksAgainstModel(RuleBasedStateMachine):
         atomic: bool = False,
         dry_run: bool = False,
     ) -> None:
-        note((commands, named))
+        self._say((commands, named))
         mode = Mode.ATOMIC if atomic else Mode.INDEPENDENT
         outcomes = self._bench.run(self._ledger.post(commands, named=named, mode=mode, dry_run=dry_run))
         expected = self.model.carry_out(
