@@ -234,7 +234,7 @@ class InvalidBeneficiary(ValidationError):
 
 
 class NoRate(ValidationError):
-    """Nothing is known of what the one currency is worth in the other, or the amount is worth nothing in it."""
+    """Nothing is known of what one currency is worth in the other, or the amount is worth nothing in it."""
 
     def __init__(self, sell: str, buy: str, why: str = "has no rate") -> None:
         super().__init__(f"{sell} cannot be exchanged for {buy}", FieldError("currency", why))
