@@ -31,6 +31,7 @@ _UNREACHABLE = (
     exc.InterfaceError,
     exc.TimeoutError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
     asyncpg.PostgresConnectionError,
     asyncpg.InsufficientResourcesError,
     asyncpg.OperatorInterventionError,

@@ -351,8 +351,12 @@ PASSES: Final = (
 )  # fmt: skip
 
 _SNAPSHOT = text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")
-# The limits of ordinary work are not for a look at everything.
-_UNHURRIED = text("SELECT set_config('statement_timeout', '0', true), set_config('work_mem', '256MB', true)")
+# The limits of ordinary work are not for a look at everything. A merge join on the organisation alone, which
+# the planner takes on tables without statistics, would compare all with all.
+_UNHURRIED = text(
+    "SELECT set_config('statement_timeout', '0', true), set_config('work_mem', '256MB', true),"
+    " set_config('enable_mergejoin', 'off', true)"
+)
 _SEES_ALL = text(
     "SELECT NOT row_security_active('ledger_transfer') OR pg_has_role(current_user, 'coffer_worker', 'USAGE')"
 )

@@ -15,6 +15,7 @@ from uuid import UUID
 from uuid_utils.compat import uuid7
 
 from core.errors import CofferError
+from core.json import encode
 from core.money import MAX_UNITS
 from ledger.commands import Command, Hold, Move, Posted, PostHold, Reverse, Step, VoidHold
 from ledger.errors import (
@@ -34,6 +35,7 @@ from ledger.errors import (
     UnknownAccount,
     UnknownHold,
     UnknownTransfer,
+    UnwritableCommand,
 )
 from ledger.models import Kind, Phase
 
@@ -88,9 +90,7 @@ Row = tuple[
     UUID, UUID | None, Kind, Phase, int, int, int, str, str | None, int, int, int, int
 ]  # fmt: skip
 # resolves, held, reverses, effective_at, expires_at, metadata
-Extra = tuple[
-    UUID | None, int | None, UUID | None, datetime | None, datetime | None, Mapping[str, Any] | None
-]
+Extra = tuple[UUID | None, int | None, UUID | None, datetime | None, datetime | None, str | None]
 
 
 @dataclass(slots=True)
@@ -213,14 +213,16 @@ class Decisions:
                 raise InvalidExpiry
             phase = _PENDING if isinstance(step, Hold) else _POSTED
             move = Transfer(phase, step.kind, step.debit, step.credit, step.amount, step.cause)
-            extra = (None, None, None, step.effective_at, expires_at, step.metadata)
+            extra = (None, None, None, step.effective_at, expires_at, _written(step.metadata))
             self._apply(move, 0, transfer_id, chain, extra)
         elif isinstance(step, Reverse):
             first = self.earlier[step.transfer]
             back = Transfer(
                 _POSTED, Kind.REVERSAL, first.credit, first.debit, first.amount, step.cause or first.cause
             )
-            self._apply(back, 0, transfer_id, chain, (None, None, step.transfer, None, None, step.metadata))
+            self._apply(
+                back, 0, transfer_id, chain, (None, None, step.transfer, None, None, _written(step.metadata))
+            )
         else:
             hold = self.earlier[step.hold]
             amount, phase = hold.amount, _POST
@@ -301,3 +303,13 @@ class Decisions:
         if account is None:
             raise UnknownAccount(account_id)
         return account
+
+
+def _written(metadata: Mapping[str, Any] | None) -> str | None:
+    """The text of `metadata`. Raises `UnwritableCommand`."""
+    if metadata is None:
+        return None
+    try:
+        return encode(metadata).decode()
+    except (TypeError, ValueError):
+        raise UnwritableCommand from None

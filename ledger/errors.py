@@ -205,6 +205,24 @@ class ReferenceReused(Conflict):
         )
 
 
+class InvalidReference(ValidationError):
+    """A reference is 1 to 200 printable characters."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "A reference is 1 to 200 printable characters", FieldError("reference", "is empty or too long")
+        )
+
+
+class UnwritableCommand(ValidationError):
+    """A text or the metadata of a transfer are none that can be written down: no JSON, or no Unicode."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "The transfer holds what cannot be written down", FieldError("metadata", "is no JSON")
+        )
+
+
 class BatchRefused(Conflict):
     """Another command of an atomic batch was refused, so this one did not happen either."""
 

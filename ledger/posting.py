@@ -22,7 +22,6 @@ from uuid_utils.compat import uuid7
 from core.database import Database
 from core.driver import fetch
 from core.errors import CofferError
-from core.json import encode
 from core.money import MAX_UNITS
 from ledger import references
 from ledger.commands import Command, Mode, Move, Posted, PostHold, Reverse, Step, VoidHold
@@ -145,20 +144,22 @@ async def post(
 
     A refused command answers with its error (see `ledger.errors`) and leaves no trace. `named` gives some
     commands, by their place, an idempotent reference: a command that happened before under its reference is
-    answered as it was then. An atomic batch happens whole or, if any command is refused, not at all. A dry
-    run decides and writes nothing.
+    answered as it was then. Of an atomic batch all happens that had not happened before or, if any command is
+    refused, nothing. A dry run decides and writes nothing.
 
     Locks the accounts until the transaction ends; nothing holds before the caller commits.
     """
     claims = await references.claim(session, org_id, commands, named or {})
-    fresh = [command for place, command in enumerate(commands) if claims.answer(place) is None]
+    known = [claims.answer(place) for place in range(len(commands))]
+    fresh = [command for command, before in zip(commands, known, strict=True) if before is None]
     books = await _lock(session, org_id, fresh)
     writer = _Writer(session, org_id, books)
     answers: list[Posted | CofferError] = []
     at_once = mode is Mode.INDEPENDENT and not dry_run
     try:
         for place, command in enumerate(commands):
-            answer = claims.answer(place)
+            # Once more: an earlier command of this batch may have happened under the same reference.
+            answer = known[place] or claims.answer(place)
             if answer is None:
                 answer = books.decisions.decide(command)
                 claims.note(place, answer)
@@ -168,7 +169,10 @@ async def post(
     finally:
         await writer.written()
     if mode is Mode.ATOMIC and any(isinstance(answer, CofferError) for answer in answers):
-        return [answer if isinstance(answer, CofferError) else BatchRefused() for answer in answers]
+        return [
+            answer if isinstance(answer, CofferError) or before is not None else BatchRefused()
+            for answer, before in zip(answers, known, strict=True)
+        ]
     if not dry_run:
         await writer.finish()
         await claims.record(session, org_id)
@@ -358,5 +362,5 @@ def _extra_columns(rows: int, extras: Mapping[int, Extra]) -> list[list[Any]]:
         columns[2][place] = reverses
         columns[3][place] = effective_at
         columns[4][place] = expires_at
-        columns[5][place] = None if metadata is None else encode(metadata).decode()
+        columns[5][place] = metadata
     return columns

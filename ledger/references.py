@@ -10,7 +10,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -20,7 +20,7 @@ from core.driver import fetch
 from core.errors import CofferError
 from core.json import canonical
 from ledger.commands import Command, Posted, Step
-from ledger.errors import ReferenceReused
+from ledger.errors import InvalidReference, ReferenceReused, UnwritableCommand
 
 # References share 64 advisory locks of an organisation: a batch may carry thousands, and PostgreSQL keeps the
 # locks of all transactions in one table.
@@ -34,6 +34,9 @@ _FIND = """
     SELECT reference, fingerprint, transfers FROM ledger_reference
     WHERE org_id = $1::uuid AND reference = ANY($2::text[])
 """
+# What an index of PostgreSQL takes in any script.
+MAX_LENGTH: Final = 200
+
 _RECORD = """
     INSERT INTO ledger_reference (org_id, reference, fingerprint, transfers)
     SELECT $1::uuid, reference, fingerprint, string_to_array(transfers, ',')::uuid[]
@@ -49,11 +52,13 @@ class Claims:
     """By the place of a command: its reference and fingerprint."""
     _happened: dict[str, tuple[bytes, tuple[UUID, ...]]] = field(default_factory=dict)
     _new: list[str] = field(default_factory=list)
+    _refused: dict[int, CofferError] = field(default_factory=dict)
 
     def answer(self, place: int) -> Posted | CofferError | None:
-        """The answer to a command whose reference came before; None for one that is to be decided."""
+        """The answer to a command whose reference came before, or can be none; None for one that is to be
+        decided."""
         if place not in self._named:
-            return None
+            return self._refused.get(place)
         reference, fingerprint = self._named[place]
         if reference not in self._happened:
             return None
@@ -81,14 +86,20 @@ async def claim(
 ) -> Claims:
     """Lock the references until the transaction ends, and look up what happened under them."""
     claims = Claims()
-    if not named:
+    for place, reference in named.items():
+        if not reference.isprintable() or not 0 < len(reference) <= MAX_LENGTH:
+            claims._refused[place] = InvalidReference()
+            continue
+        try:
+            claims._named[place] = reference, _fingerprint(commands[place])
+        except (TypeError, ValueError):
+            claims._refused[place] = UnwritableCommand()
+    if not claims._named:
         return claims
-    wanted = list(set(named.values()))
+    wanted = list({reference for reference, _ in claims._named.values()})
     await fetch(session, _CLAIM, str(org_id), wanted)
     for row in await fetch(session, _FIND, org_id, wanted):
         claims._happened[row["reference"]] = row["fingerprint"], tuple(row["transfers"])
-    for place, reference in named.items():
-        claims._named[place] = reference, _fingerprint(commands[place])
     return claims
 
 

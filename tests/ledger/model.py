@@ -176,6 +176,7 @@ class Model:
         what it has done.
         """
         before = self._kept()
+        known = set(self.references)
         answers = [
             self._once(command, names, (named or {}).get(place))
             for place, (command, names) in enumerate(zip(commands, ids, strict=True))
@@ -184,7 +185,10 @@ class Model:
         if dry_run or refused:
             self._restore(before)
         if refused:
-            return [answer if isinstance(answer, str) else "BatchRefused" for answer in answers]
+            return [
+                answer if isinstance(answer, str) or (named or {}).get(place) in known else "BatchRefused"
+                for place, answer in enumerate(answers)
+            ]
         return answers
 
     def _once(self, command: Command, names: Sequence[UUID], reference: str | None) -> Answer:

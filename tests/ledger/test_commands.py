@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta, timezone
+from decimal import Decimal
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -26,11 +27,13 @@ from ledger.errors import (
     InsufficientFunds,
     InvalidAmount,
     InvalidEffectiveTime,
+    InvalidReference,
     MoreThanHeld,
     NotReversible,
     ReferenceReused,
     UnknownAccount,
     UnknownTransfer,
+    UnwritableCommand,
 )
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
@@ -653,3 +656,37 @@ async def test_amounts_in_wei_are_exact(wallet: Wallet, worker_database: Databas
     await books.post(wallet.org_id, [Move(Kind.OPENING, vault, pool, wei)])
     assert await wallet.balances() == UNTOUCHED | {"vault": (wei + 1, wei + 1), "pool": (wei + 1, wei + 1)}
     assert await sound(worker_database)
+
+
+@pytest.mark.parametrize("metadata", [{"at": object()}, {"rate": Decimal("NaN")}, {"text": "\ud800"}])
+@pytest.mark.parametrize("named", [{}, {0: "INV-1"}], ids=["unnamed", "named"])
+async def test_metadata_that_is_no_json_is_refused_and_spoils_no_neighbour(
+    wallet: Wallet, metadata: dict[str, Any], named: dict[int, str]
+) -> None:
+    refused, neighbour = await carry_out(
+        wallet, [[out(wallet, 10, metadata=metadata)], [out(wallet, 1)]], named
+    )
+    assert isinstance(refused, UnwritableCommand)
+    assert isinstance(neighbour, Posted)
+    assert await wallet.balances() == gone(1)
+
+
+@pytest.mark.parametrize("reference", ["", "x" * 201, "a\0b", "line\nbreak", "\ud800"])
+async def test_what_can_be_no_reference_is_refused_and_spoils_no_neighbour(
+    wallet: Wallet, reference: str
+) -> None:
+    refused, neighbour = await carry_out(wallet, [[out(wallet, 1)], [out(wallet, 2)]], {0: reference})
+    assert isinstance(refused, InvalidReference)
+    assert isinstance(neighbour, Posted)
+    assert await wallet.balances() == gone(2)
+
+
+async def test_what_happened_before_is_told_so_in_an_atomic_batch_that_is_refused(wallet: Wallet) -> None:
+    (first,) = await carry_out(wallet, [[out(wallet, 1)]], {0: "INV-1"})
+    again, refused, not_done = await carry_out(
+        wallet, [[out(wallet, 1)], [out(wallet, 5_000)], [out(wallet, 2)]], {0: "INV-1"}, Mode.ATOMIC
+    )
+    assert isinstance(first, Posted)
+    assert again == Posted(first.transfers, replayed=True)
+    assert kinds([refused, not_done]) == [InsufficientFunds, BatchRefused]
+    assert await wallet.balances() == gone(1)
