@@ -18,7 +18,7 @@ import asyncpg
 from benchmarks.ledger_growth import measure_growth
 from benchmarks.ledger_ways import BATCH, Batches, GroupCommit, SetWise, Textbook, Way
 from core.database import Database, listen_url
-from ledger.sealing import seal
+from ledger.sealing.sealer import seal
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import DatabaseUrls, Schema

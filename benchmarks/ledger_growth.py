@@ -20,7 +20,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from benchmarks.ledger_ways import GroupCommit
 from core.database import listen_url
 from ledger.accounts import get_accounts
-from ledger.instants import Clock, balance_before
+from ledger.reading.instants import Clock, balance_before
 from sandbox.schema import DatabaseUrls
 
 _PART: Final = 250_000

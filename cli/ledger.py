@@ -21,8 +21,10 @@ from core.clock import iso
 from core.errors import NotFound
 from core.organisations import Organisation
 from core.shapes import Instant
-from ledger import checks, periods, sealing, tail, verification
+from ledger import checks, periods, tail
 from ledger.models import Period
+from ledger.sealing import sealer as sealing
+from ledger.sealing import verification
 
 Through = Annotated[
     str, typer.Argument(help="An instant that has passed, such as 2026-01-31T23:59:59.999999Z; included.")
@@ -134,7 +136,7 @@ def seal(as_json: AsJson = False) -> None:
 
 @ledger.command("proof")
 def proof(transfer: Annotated[UUID, typer.Argument(metavar="TRANSFER_ID")]) -> None:
-    """Write the proof that a transfer is in the sealed books, as JSON for `python ledger/proof.py`."""
+    """Write the proof that a transfer is in the sealed books, as JSON for `python ledger/sealing/proof.py`."""
 
     async def run() -> sealing.Proof:
         async with worker_session() as session:

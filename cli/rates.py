@@ -10,7 +10,7 @@ import typer
 
 from cli.connection import AsJson, print_answer, worker_session
 from core.clock import iso
-from ledger.rates import ExchangeRate, list_rates, parse_rate, plain, set_rate
+from ledger.flows.rates import ExchangeRate, list_rates, parse_rate, plain, set_rate
 
 rates = typer.Typer(no_args_is_help=True, help="What currencies are worth.")
 

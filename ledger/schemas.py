@@ -13,11 +13,11 @@ from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decima
 from core.shapes import CLEAN, Exact, Instant, Metadata, Pagination, Request, Shape
 from ledger.accounts import AccountSpec
 from ledger.errors import UnknownCurrency
-from ledger.exchange import ExchangeQuote
+from ledger.flows.exchange import ExchangeQuote
+from ledger.flows.payouts import Payout, PayoutStatus
+from ledger.flows.rates import plain
 from ledger.models import Account, AccountType, Period
 from ledger.names import MAX_LENGTH
-from ledger.payouts import Payout, PayoutStatus
-from ledger.rates import plain
 
 
 class AccountRead(Shape):

@@ -18,7 +18,7 @@ from core.database import Database
 from core.money import USD, USDC
 from core.organisations import CredentialKind, create_organisation, issue
 from core.secrets import FieldVault
-from ledger.rates import set_rate
+from ledger.flows.rates import set_rate
 from sandbox import anvil
 from sandbox.ethereum import Deployment
 from sandbox.solana import Mint, airdrop

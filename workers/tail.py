@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dramatiq
 
-from ledger import checkpoints, sealing, tail
+from ledger import tail
 from ledger.monitors import watching
+from ledger.reading import checkpoints
+from ledger.sealing import sealer as sealing
 from workers.broker import HINT_MS, broker
 from workers.runtime import runtime
 

@@ -25,19 +25,19 @@ from core.errors import Unavailable, ValidationError
 from core.identifiers import is_id
 from core.json import encode
 from core.money import EUR
-from ledger.balances import balances_of, by_currency, nothing, worth
 from ledger.entries import list_entries
 from ledger.errors import NoSuchAccount, OffsetTooLarge, UnknownCurrency, UnknownTransaction, ViewTooWide
-from ledger.rates import rates_into
-from ledger.reading import (
+from ledger.flows.rates import rates_into
+from ledger.reading.balances import balances_of, by_currency, nothing, worth
+from ledger.reading.shapes import (
     AccountBalanceRead,
     AccountTransactionPage,
     AccountTransactionRead,
     CurrencyBalanceRead,
     OrganisationBalancesRead,
 )
-from ledger.transactions import get_transaction, list_transactions
-from ledger.views import organisation_accounts
+from ledger.reading.transactions import get_transaction, list_transactions
+from ledger.reading.views import organisation_accounts
 from treasury.errors import BadCursor
 from treasury.schemas import LedgerEntryPage, LedgerEntryRead
 

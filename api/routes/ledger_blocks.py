@@ -17,9 +17,9 @@ from api.pages import Cursor, Limit, number_cursor, page
 from api.services import services
 from core.errors import Unavailable, ValidationError
 from core.json import encode
-from ledger.blocks import BlockPage, BlockRead, ProofRead, get_block, list_blocks
 from ledger.errors import NotSealedYet, UnknownBlock, UnknownTransfer
-from ledger.sealing import prove
+from ledger.sealing.blocks import BlockPage, BlockRead, ProofRead, get_block, list_blocks
+from ledger.sealing.sealer import prove
 from treasury.errors import BadCursor
 
 router = APIRouter(prefix="/v1/orgs/{orgId}/ledger", tags=["Ledger"], route_class=ExactRoute)
@@ -71,7 +71,7 @@ async def get_ledger_block(org: ReadTreasury, request: Request, number: str) -> 
 async def prove_ledger_transfer(
     org: ReadTreasury, request: Request, transfer_id: Annotated[str, Path(alias="transferId")]
 ) -> Response:
-    """The proof that a transfer is in a sealed block, which anybody can check with `ledger/proof.py`."""
+    """The proof that a transfer is in a sealed block, which anybody can check with `ledger/sealing/proof.py`."""
     if not _UUID.fullmatch(transfer_id):
         raise UnknownTransfer
     async with services(request).database.organisation(org) as session:

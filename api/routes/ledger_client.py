@@ -14,12 +14,12 @@ from api.services import services
 from core.errors import Unavailable, ValidationError
 from core.json import encode
 from core.money import EUR
-from ledger.balances import balances_of, by_currency, nothing, worth
 from ledger.errors import OffsetTooLarge, UnknownCurrency, UnknownTransaction
-from ledger.rates import rates_into
-from ledger.reading import BalanceRead, ClientBalancesRead, TransactionPage, TransactionRead
-from ledger.transactions import get_transaction, list_transactions
-from ledger.views import client_accounts
+from ledger.flows.rates import rates_into
+from ledger.reading.balances import balances_of, by_currency, nothing, worth
+from ledger.reading.shapes import BalanceRead, ClientBalancesRead, TransactionPage, TransactionRead
+from ledger.reading.transactions import get_transaction, list_transactions
+from ledger.reading.views import client_accounts
 from treasury.errors import BadCursor
 
 router = APIRouter(prefix="/v1/ledger", tags=["Ledger"], route_class=ExactRoute)

@@ -22,12 +22,12 @@ from core.database import Database
 from core.errors import Unavailable, ValidationError
 from core.shapes import CLEAN, Instant
 from ledger.errors import InvalidCursor, NoSuchAccount, TooManyAccounts, UnknownCurrency, ViewTooWide
-from ledger.export import open_export
-from ledger.export_pages import START, Place, Wanted
-from ledger.formats.export_rows import EXPORT_WRITERS, ExportFormat
 from ledger.models import Account
 from ledger.names import MAX_LENGTH, user
-from ledger.views import client_accounts, organisation_accounts
+from ledger.reading.views import client_accounts, organisation_accounts
+from ledger.statements.export import open_export
+from ledger.statements.export_pages import START, Place, Wanted
+from ledger.statements.formats.export_rows import EXPORT_WRITERS, ExportFormat
 
 client_router = APIRouter(prefix="/v1/ledger", tags=["Ledger"], route_class=ExactRoute)
 router = APIRouter(prefix="/v1/orgs/{orgId}/ledger", tags=["Ledger"], route_class=ExactRoute)

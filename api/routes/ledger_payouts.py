@@ -13,7 +13,7 @@ from api.services import services
 from core.errors import Unavailable
 from core.json import encode
 from ledger.errors import UnknownPayout
-from ledger.payouts import get_payout
+from ledger.flows.payouts import get_payout
 from ledger.schemas import PayoutRead
 
 router = APIRouter(prefix="/v1/orgs/{orgId}/ledger/payouts", tags=["Ledger"], route_class=ExactRoute)

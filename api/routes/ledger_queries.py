@@ -19,13 +19,13 @@ from core.errors import ValidationError
 from core.json import encode
 from core.money import CURRENCIES
 from core.shapes import CLEAN, Instant
-from ledger.balances import AsOf
 from ledger.errors import UnknownCurrency, UnknownTransaction
-from ledger.history import Status, Type
-from ledger.instants import Clock
 from ledger.names import MAX_LENGTH
-from ledger.reading import TransactionRead
-from ledger.transactions import Filters, Listed, Place
+from ledger.reading.balances import AsOf
+from ledger.reading.history import Status, Type
+from ledger.reading.instants import Clock
+from ledger.reading.shapes import TransactionRead
+from ledger.reading.transactions import Filters, Listed, Place
 from treasury.errors import BadCursor
 
 Account = Annotated[

@@ -29,12 +29,12 @@ from ledger.errors import (
     UnknownCurrency,
     ViewTooWide,
 )
-from ledger.formats.choice import WRITERS, Format
-from ledger.formats.statement_json import StatementRead
-from ledger.instants import Clock
 from ledger.names import user
-from ledger.statements import ASSETS, Opened, Period, open_statement
-from ledger.views import client_accounts, organisation_accounts
+from ledger.reading.instants import Clock
+from ledger.reading.views import client_accounts, organisation_accounts
+from ledger.statements.formats.choice import WRITERS, Format
+from ledger.statements.formats.statement_json import StatementRead
+from ledger.statements.statement import ASSETS, Opened, Period, open_statement
 
 client_router = APIRouter(prefix="/v1/ledger", tags=["Ledger"], route_class=ExactRoute)
 router = APIRouter(prefix="/v1/orgs/{orgId}/ledger", tags=["Ledger"], route_class=ExactRoute)

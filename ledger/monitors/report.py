@@ -26,12 +26,12 @@ from core.identifiers import is_id, new_id
 from core.json import canonical, decode
 from core.money import CURRENCIES, parse_units, to_decimal
 from ledger.accounts import get_account
-from ledger.formats.statement_csv import encode_rows, plain
 from ledger.models import Account, AccountType
 from ledger.monitors.alerts import get_alert
 from ledger.monitors.errors import ReportTooLarge, UnknownReport
 from ledger.monitors.models import ActivityReport, Alert
 from ledger.monitors.schemas import alert_facts
+from ledger.statements.formats.statement_csv import encode_rows, plain
 
 MOST_TRANSACTIONS: Final = 10_000
 

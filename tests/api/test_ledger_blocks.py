@@ -14,8 +14,7 @@ from sqlalchemy import text
 
 from core.database import Database
 from core.organisations import CredentialKind, issue
-from ledger import proof
-from ledger.sealing import seal
+from ledger.sealing.sealer import proof, seal
 from tests.api.conftest import Answered, Caller, Seed
 
 

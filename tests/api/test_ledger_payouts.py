@@ -7,10 +7,10 @@ from uuid import UUID
 
 from core.clock import iso
 from core.database import Database
-from ledger.exchange import quote
-from ledger.flows import PayIn, pay_in
-from ledger.payouts import Payout, PayoutOrder, confirm, fail, pay_out
-from ledger.rates import set_rate
+from ledger.flows.exchange import quote
+from ledger.flows.payins import PayIn, pay_in
+from ledger.flows.payouts import Payout, PayoutOrder, confirm, fail, pay_out
+from ledger.flows.rates import set_rate
 from tests.api.conftest import Caller
 
 CLIENT = "cc82fa1d-fc7a-478c-a734-d3bce40464e7"

@@ -16,8 +16,8 @@ from core.organisations import CredentialKind, issue, issue_access_token
 from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
 from ledger.books import Books
 from ledger.commands import Hold, Move, PostHold, Step, VoidHold
+from ledger.flows.rates import set_rate
 from ledger.models import AccountType, Kind, Phase
-from ledger.rates import set_rate
 from tests.api.conftest import Answered, Caller, Seed
 
 DATED = datetime(2026, 1, 15, 12, tzinfo=UTC)

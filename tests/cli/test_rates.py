@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from cli.main import app
 from core.database import Database
 from core.settings import get_settings
-from ledger.rates import rates_into
+from ledger.flows.rates import rates_into
 from sandbox.schema import DatabaseUrls
 
 

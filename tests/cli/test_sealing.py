@@ -17,11 +17,11 @@ from typer.testing import CliRunner, Result
 from cli.main import app
 from core.database import Database, listen_url
 from core.settings import get_settings
-from ledger import proof
 from ledger.accounts import UNLIMITED, AccountSpec, open_accounts
 from ledger.commands import Move, Posted
 from ledger.models import AccountType, Kind
 from ledger.posting import post
+from ledger.sealing import proof
 from sandbox.schema import DatabaseUrls
 
 ORG = uuid4()

@@ -22,7 +22,7 @@ from ledger.expiry import expire_holds
 from ledger.models import AccountType, Kind
 from ledger.periods import close_books, reopen_books, seal_books
 from ledger.posting import post
-from ledger.sealing import seal
+from ledger.sealing.sealer import seal
 from sandbox.schema import DatabaseUrls
 from tests.ledger.comparing import Place, Unit, assert_same, assert_sound, expired, name, places
 from tests.ledger.model import Model

@@ -14,8 +14,8 @@ from core.database import Database
 from core.errors import CofferError
 from ledger.checks import check
 from ledger.commands import Posted, Step
-from ledger.sealing import seal
-from ledger.verification import verify
+from ledger.sealing.sealer import seal
+from ledger.sealing.verification import verify
 from tests.ledger.model import REFUSALS, Answer, Done, Model
 
 # When a transfer was written, as something to sort by.

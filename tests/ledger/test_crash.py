@@ -23,7 +23,7 @@ from ledger.books import Books
 from ledger.commands import Hold, Mode, Move, Posted, PostHold, Reverse, Step, VoidHold
 from ledger.expiry import expire_holds
 from ledger.models import AccountType, Kind, Phase
-from ledger.sealing import seal
+from ledger.sealing.sealer import seal
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import DatabaseUrls, Schema

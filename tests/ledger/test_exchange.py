@@ -17,10 +17,10 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError, ValidationError
 from core.money import CURRENCIES, MAX_UNITS
-from ledger.beneficiaries import is_iban
 from ledger.errors import InvalidAmount, NoRate, QuoteExpired
-from ledger.exchange import ExchangeQuote, convert, quote, usable_quote
-from ledger.rates import set_rate
+from ledger.flows.beneficiaries import is_iban
+from ledger.flows.exchange import ExchangeQuote, convert, quote, usable_quote
+from ledger.flows.rates import set_rate
 
 ORG = uuid4()
 NOTHING = Decimal(0)

@@ -22,11 +22,11 @@ from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.books import Books
 from ledger.commands import Hold, Move, PostHold, Reverse
 from ledger.errors import InvalidCursor, TooManyAccounts
-from ledger.export import Exported, open_export
-from ledger.export_pages import START, Place, Wanted
-from ledger.formats.export_rows import EXPORT_WRITERS, ExportFormat
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
+from ledger.statements.export import Exported, open_export
+from ledger.statements.export_pages import START, Place, Wanted
+from ledger.statements.formats.export_rows import EXPORT_WRITERS, ExportFormat
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import Wallet
 
@@ -194,8 +194,8 @@ async def test_an_export_is_everything_once_and_goes_on_where_it_ended(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for name in ("_MOST_A_PAGE", "_LEAST_A_PAGE"):
-        monkeypatch.setattr(f"ledger.export_pages.{name}", page)
-    monkeypatch.setattr("ledger.export_pages._BATCHES_A_LOOK", 2)
+        monkeypatch.setattr(f"ledger.statements.export_pages.{name}", page)
+    monkeypatch.setattr("ledger.statements.export_pages._BATCHES_A_LOOK", 2)
     org_id = uuid4()
     async with app_database.organisation(org_id) as session:
         specs = [AccountSpec(f"test:{name}", "USDC", AccountType.LIABILITY, UNLIMITED) for name in "abc"]
@@ -263,7 +263,7 @@ async def post_uncommitted(session: AsyncSession, wallet: Wallet, step: Move) ->
 async def test_an_export_that_a_writer_holds_back_for_long_is_refused(
     wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.export._WAITS", 2)
+    monkeypatch.setattr("ledger.statements.export._WAITS", 2)
     async with wallet.database.organisation(wallet.org_id) as session:
         await post_uncommitted(session, wallet, move(wallet, "reserved", "available", 5))
         with pytest.raises(Unavailable):
@@ -273,7 +273,7 @@ async def test_an_export_that_a_writer_holds_back_for_long_is_refused(
 async def test_transfers_from_before_there_were_batches_are_all_there(
     wallet: Wallet, urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.export_pages._MOST_A_PAGE", 2)
+    monkeypatch.setattr("ledger.statements.export_pages._MOST_A_PAGE", 2)
     for _ in range(5):
         await wallet.post_one(move(wallet, "reserved", "available", 1))
     owner = Database.connect(urls.owner, 1)
@@ -308,7 +308,7 @@ def test_a_cursor_is_what_a_line_ends_with() -> None:
 
 
 async def test_too_many_accounts_are_refused(wallet: Wallet, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ledger.export.MOST_ACCOUNTS", 1)
+    monkeypatch.setattr("ledger.statements.export.MOST_ACCOUNTS", 1)
     with pytest.raises(TooManyAccounts):
         await exported(wallet, "available", "opening")
 

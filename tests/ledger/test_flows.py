@@ -22,7 +22,6 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError, ValidationError
 from core.money import CURRENCIES
-from ledger import exchange
 from ledger.accounts import AccountSpec, change_account, list_accounts, open_accounts
 from ledger.commands import PostHold
 from ledger.errors import (
@@ -40,10 +39,10 @@ from ledger.errors import (
     UnknownPayout,
     UnknownQuote,
 )
-from ledger.flows import PayIn, convert, pay_in, post_chain
+from ledger.flows.payins import PayIn, convert, exchange, pay_in, post_chain
+from ledger.flows.payouts import PAYOUTS, Payout, PayoutOrder, cancel, confirm, fail, pay_out, retry
+from ledger.flows.rates import set_rate
 from ledger.models import AccountType
-from ledger.payouts import PAYOUTS, Payout, PayoutOrder, cancel, confirm, fail, pay_out, retry
-from ledger.rates import set_rate
 
 CLIENT = "cc82fa1d-fc7a-478c-a734-d3bce40464e7"
 USER = f"user:{CLIENT}"

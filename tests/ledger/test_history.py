@@ -14,14 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database import Database
 from core.errors import CofferError
-from ledger import transactions
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.commands import Hold, Move, PostHold, Step, VoidHold
 from ledger.errors import OffsetTooLarge, UnknownTransaction
-from ledger.history import Status, Transaction, Type
 from ledger.models import Account, AccountType, Kind, Phase
 from ledger.posting import post
-from ledger.transactions import Filters, get_transaction, list_transactions
+from ledger.reading import transactions
+from ledger.reading.history import Status, Transaction, Type
+from ledger.reading.transactions import Filters, get_transaction, list_transactions
 
 SPECS = (
     AccountSpec("test:a", "USDC", AccountType.ASSET, UNLIMITED),

@@ -16,11 +16,11 @@ from sqlalchemy import text
 from core.database import Database
 from core.errors import CofferError
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
-from ledger.checkpoints import checkpoint
 from ledger.commands import Hold, Move, PostHold, Reverse, Step, VoidHold
-from ledger.instants import Clock, balance_before
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
+from ledger.reading.checkpoints import checkpoint
+from ledger.reading.instants import Clock, balance_before
 from sandbox.schema import DatabaseUrls
 
 ACCOUNTS = (

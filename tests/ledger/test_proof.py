@@ -17,8 +17,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ledger import proof
-from ledger.proof import FIELDS, ProofError
+from ledger.sealing import proof
+from ledger.sealing.proof import FIELDS, ProofError
 
 PROGRAM = Path(proof.__file__)
 ORG = UUID("018f3a5e-0000-7000-8000-000000000001")

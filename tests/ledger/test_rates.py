@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.clock import now
 from core.database import Database
 from core.errors import ValidationError
-from ledger.rates import list_rates, parse_rate, rates_into, set_rate
+from ledger.flows.rates import list_rates, parse_rate, rates_into, set_rate
 
 NOON = datetime(2026, 1, 12, 12, tzinfo=UTC)
 

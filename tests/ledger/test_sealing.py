@@ -15,15 +15,15 @@ import pytest
 from sqlalchemy import select, text
 
 from core.database import Database, listen_url
-from ledger import proof, verification
-from ledger.blocks import Block
 from ledger.commands import Hold, Move, PostHold, Reverse, VoidHold
 from ledger.errors import NotSealedYet, UnknownTransfer
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
-from ledger.sealing import COLUMNS, SealDiffers, prove, seal
+from ledger.sealing.blocks import Block
+from ledger.sealing import proof, verification
+from ledger.sealing.sealer import COLUMNS, SealDiffers, prove, seal
+from ledger.sealing.verification import Difference, Finding, Head, Report, verify
 from ledger.tail import IncompleteBatch
-from ledger.verification import Difference, Finding, Head, Report, verify
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import Wallet
 

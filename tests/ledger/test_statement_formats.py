@@ -19,14 +19,14 @@ import pytest
 
 from core.money import CURRENCIES, ETH, EUR, USDC, Currency
 from ledger.errors import FormatUnfit
-from ledger.formats.choice import WRITERS, Format
-from ledger.formats.statement_camt import NAMESPACE
-from ledger.formats.statement_pdf import MOST_LINES
-from ledger.history import Type
-from ledger.instants import Clock
 from ledger.models import Kind
-from ledger.statement_lines import Line
-from ledger.statements import Period, Statement, account_uuid
+from ledger.reading.history import Type
+from ledger.reading.instants import Clock
+from ledger.statements.formats.choice import WRITERS, Format
+from ledger.statements.formats.statement_camt import NAMESPACE
+from ledger.statements.formats.statement_pdf import MOST_LINES
+from ledger.statements.lines import Line
+from ledger.statements.statement import Period, Statement, account_uuid
 
 ORG = UUID("0192aaaa-0000-7000-8000-000000000001")
 FIRST = UUID("0192bbbb-0000-7000-8000-000000000001")

@@ -23,13 +23,13 @@ from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.books import Books
 from ledger.commands import Command, Hold, Move, PostHold, Reverse, VoidHold
 from ledger.errors import InvalidDate, PeriodReversed, PeriodTooLong, TooManyAccounts
-from ledger.export_pages import _ALONG, _OF_BATCHES
-from ledger.formats.choice import WRITERS, Format
-from ledger.history import Type
-from ledger.instants import Clock, balance_before
 from ledger.models import AccountType, Kind, Phase
-from ledger.statement_lines import _EFFECTIVE_PAGE, _RECORDED_PAGE, Line, Unbalanced
-from ledger.statements import Opened, Period, open_statement
+from ledger.reading.history import Type
+from ledger.reading.instants import Clock, balance_before
+from ledger.statements.export_pages import _ALONG, _OF_BATCHES
+from ledger.statements.formats.choice import WRITERS, Format
+from ledger.statements.lines import _EFFECTIVE_PAGE, _RECORDED_PAGE, Line, Unbalanced
+from ledger.statements.statement import Opened, Period, open_statement
 from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import Wallet
 
@@ -300,8 +300,8 @@ MOVES = st.lists(
 async def test_opening_and_credits_less_debits_is_closing_and_periods_chain(
     app_database: Database, moves: list[Any], cuts: list[int], page: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("ledger.statement_lines._LEAST_A_PAGE", page)
-    monkeypatch.setattr("ledger.statement_lines._MOST_A_PAGE", page)
+    monkeypatch.setattr("ledger.statements.lines._LEAST_A_PAGE", page)
+    monkeypatch.setattr("ledger.statements.lines._MOST_A_PAGE", page)
     org_id = uuid4()
     specs = {
         "available": AccountSpec("wallet:available", "USDC", AccountType.ASSET, UNLIMITED),
@@ -362,7 +362,7 @@ async def test_a_group_of_too_many_accounts_is_refused(
     wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await wallet.post_one(move(wallet, "reserved", "available", 400))
-    monkeypatch.setattr("ledger.statements.MOST_ACCOUNTS", 1)
+    monkeypatch.setattr("ledger.statements.statement.MOST_ACCOUNTS", 1)
     with pytest.raises(TooManyAccounts):
         await opened(wallet, "available", "reserved", group="wallet:")
 

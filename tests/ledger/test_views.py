@@ -8,11 +8,11 @@ import pytest
 from sqlalchemy import text
 
 from core.database import Database
-from ledger import views
 from ledger.accounts import AccountSpec, open_accounts
 from ledger.errors import NoSuchAccount, ViewTooWide
 from ledger.models import AccountType
-from ledger.views import client_accounts, organisation_accounts
+from ledger.reading import views
+from ledger.reading.views import client_accounts, organisation_accounts
 
 SPECS = [
     AccountSpec("user:client_1", "EUR", AccountType.LIABILITY),

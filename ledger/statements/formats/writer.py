@@ -6,9 +6,9 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 
 from core.money import Currency, to_decimal
-from ledger.instants import Clock
-from ledger.statement_lines import Line
-from ledger.statements import Statement
+from ledger.reading.instants import Clock
+from ledger.statements.lines import Line
+from ledger.statements.statement import Statement
 
 Lines = AsyncIterable[Sequence[Line]]
 

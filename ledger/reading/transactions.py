@@ -16,8 +16,8 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from ledger.errors import OffsetTooLarge, UnknownTransaction
-from ledger.history import TRANSACTION, Status, Transaction, Type, sides, transaction_of
 from ledger.models import Account, AccountType
+from ledger.reading.history import TRANSACTION, Status, Transaction, Type, sides, transaction_of
 
 # An offset reads what it leaves out; a cursor does not.
 MOST_OFFSET: Final = 10_000

@@ -13,8 +13,8 @@ from typing import Final
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.money import CURRENCIES, EUR, to_decimal
-from ledger.instants import Clock, balances_before
 from ledger.models import Account, AccountType
+from ledger.reading.instants import Clock, balances_before
 
 _EXACT: Final = Context(prec=200)
 _CENT: Final = Decimal(1).scaleb(-EUR.places)

@@ -21,8 +21,8 @@ from sqlalchemy import Row, text
 from core.database import Database
 from core.errors import Unavailable
 from ledger.errors import TooManyAccounts
-from ledger.export_pages import Place, Wanted, journal, merged, spans_of
 from ledger.models import Account, Kind, Phase
+from ledger.statements.export_pages import Place, Wanted, journal, merged, spans_of
 
 MOST_ACCOUNTS: Final = 1000
 _WAITS: Final = 500

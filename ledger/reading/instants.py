@@ -2,7 +2,8 @@
 
 By the clock of recording it stands in the last transfer before the instant, which a binary search finds.
 By the clock of effect it is that, less the dated transfers recorded by then, and with those that are
-effective by then; `ledger.checkpoints` keeps their sums, and what it has not followed yet is added here.
+effective by then; `ledger.reading.checkpoints` keeps their sums, and what it has not followed yet is
+added here.
 """
 
 from __future__ import annotations

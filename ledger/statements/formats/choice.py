@@ -6,11 +6,11 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Final
 
-from ledger.formats.statement_camt import CAMT
-from ledger.formats.statement_csv import CSV
-from ledger.formats.statement_json import JSON
-from ledger.formats.statement_pdf import PDF
-from ledger.formats.writer import Writer
+from ledger.statements.formats.statement_camt import CAMT
+from ledger.statements.formats.statement_csv import CSV
+from ledger.statements.formats.statement_json import JSON
+from ledger.statements.formats.statement_pdf import PDF
+from ledger.statements.formats.writer import Writer
 
 
 class Format(StrEnum):

@@ -25,7 +25,8 @@ class Block(SQLModel, table=True):
     """One organisation's transfers of the batches from `first_batch` to `last_batch`, sealed.
 
     In their order, `ids` are the transfers' ids, 16 bytes each, and `leaves` their hashes, 32 bytes each (see
-    `ledger.proof`). The ids only say which transfer it was that is missing; it is the leaves that prove.
+    `ledger.sealing.proof`). The ids only say which transfer it was that is missing; it is the leaves that
+    prove.
     """
 
     __tablename__ = "ledger_block"
@@ -80,8 +81,8 @@ class BlockPage(Shape):
 
 
 class ProofRead(Shape):
-    """That a transfer is in a sealed block. `ledger/proof.py` says how it is checked, and checks it with
-    nothing but Python."""
+    """That a transfer is in a sealed block. `ledger/sealing/proof.py` says how it is checked, and checks it
+    with nothing but Python."""
 
     transfer: dict[str, str | None] = pydantic.Field(
         description="Every column of the transfer as the text that is hashed."

@@ -32,8 +32,7 @@ from core.clock import now
 from core.columns import instant, json_object, typeid, units
 from core.events import Event, emit
 from core.identifiers import is_id, new_id
-from ledger import exchange, names
-from ledger.beneficiaries import check_beneficiary
+from ledger import names
 from ledger.commands import Hold, Move, Posted, PostHold, VoidHold
 from ledger.errors import (
     NotRetryable,
@@ -42,8 +41,10 @@ from ledger.errors import (
     ReferenceReused,
     UnknownPayout,
 )
-from ledger.exchange import ExchangeQuote
-from ledger.flows import check_text, open_flow, post_chain
+from ledger.flows import exchange
+from ledger.flows.beneficiaries import check_beneficiary
+from ledger.flows.exchange import ExchangeQuote
+from ledger.flows.payins import check_text, open_flow, post_chain
 from ledger.models import Kind, Phase
 
 PAYOUTS: Final = names.platform("payouts")

@@ -10,10 +10,10 @@ from uuid import UUID
 
 from core.money import CURRENCIES, to_decimal
 from core.shapes import Exact, Pagination, Shape
-from ledger.balances import AsOf, Balance, Worth
-from ledger.history import Status, Transaction, Type
-from ledger.instants import Clock
 from ledger.models import Account, Kind
+from ledger.reading.balances import AsOf, Balance, Worth
+from ledger.reading.history import Status, Transaction, Type
+from ledger.reading.instants import Clock
 
 
 class BalanceRead(Shape):

@@ -15,8 +15,8 @@ from typing import Any, Final
 from core.clock import iso
 from core.json import encode
 from core.money import CURRENCIES, to_decimal
-from ledger.export import Exported
-from ledger.formats.statement_csv import encode_rows, plain
+from ledger.statements.export import Exported
+from ledger.statements.formats.statement_csv import encode_rows, plain
 
 COLUMNS: Final = (
     "id",

@@ -72,7 +72,7 @@ class Wanted:
         )
 
 
-# CASE and not coalesce for the sake of an index, see `ledger.statement_lines`.
+# CASE and not coalesce for the sake of an index, see `ledger.statements.lines`.
 _TOLD: Final = """
     SELECT transfer.batch, transfer.id, transfer.chain_id, transfer.kind, transfer.phase,
            (SELECT name FROM ledger_account WHERE id = transfer.debit_account_id) AS debit_account,

@@ -18,10 +18,10 @@ from reportlab.pdfgen.canvas import Canvas
 
 from core.clock import iso
 from ledger.errors import FormatUnfit
-from ledger.formats.writer import Lines, Writer, amount, dated_by
-from ledger.history import Type
-from ledger.statement_lines import Line
-from ledger.statements import Statement
+from ledger.reading.history import Type
+from ledger.statements.formats.writer import Lines, Writer, amount, dated_by
+from ledger.statements.lines import Line
+from ledger.statements.statement import Statement
 
 MOST_LINES: Final = 20_000
 

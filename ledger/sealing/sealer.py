@@ -2,7 +2,7 @@
 
 Posting knows nothing of it. A worker follows the books (see `ledger.tail`) and makes one block of what it
 finds of each organisation: the hashes of the transfers, their Merkle root, and the hash of the block
-before. What the hashes are made of is in `ledger.proof`, which a stranger can run.
+before. What the hashes are made of is in `ledger.sealing.proof`, which a stranger can run.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database import Database
 from core.driver import fetch
-from ledger import proof, tail
+from ledger import tail
 from ledger.errors import NotSealedYet, UnknownTransfer
+from ledger.sealing import proof
 from ledger.tail import BatchRef, all_transfers_of
 
 SEALER: Final = "sealing"

@@ -24,10 +24,10 @@ from core.clock import iso
 from core.database import Database
 from core.money import Currency
 from ledger.errors import InvalidDate, PeriodReversed, PeriodTooLong, TooManyAccounts
-from ledger.history import Type
-from ledger.instants import Clock
 from ledger.models import Account, AccountType
-from ledger.statement_lines import Line, Part, Unbalanced, figures_of, read_lines
+from ledger.reading.history import Type
+from ledger.reading.instants import Clock
+from ledger.statements.lines import Line, Part, Unbalanced, figures_of, read_lines
 
 LONGEST_YEARS: Final = 10
 # Of a group, the accounts that moved in the period: the first lines of each are in memory at a time.

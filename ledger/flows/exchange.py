@@ -26,8 +26,8 @@ from core.money import CURRENCIES, MAX_UNITS, Currency
 from ledger import names
 from ledger.commands import Move
 from ledger.errors import InvalidAmount, NoRate, QuoteExpired, QuoteUsed, UnknownQuote
+from ledger.flows.rates import rates_into
 from ledger.models import Kind
-from ledger.rates import rates_into
 
 LIFETIME: Final = timedelta(minutes=5)
 PARTNER: Final = names.exchange("partner")

@@ -10,11 +10,11 @@ from uuid import UUID
 from core.clock import iso
 from core.json import encode
 from core.shapes import Shape
-from ledger.formats.writer import Lines, Writer, amount, holds_all
-from ledger.history import Type
-from ledger.instants import Clock
-from ledger.statement_lines import Line
-from ledger.statements import Statement
+from ledger.reading.history import Type
+from ledger.reading.instants import Clock
+from ledger.statements.formats.writer import Lines, Writer, amount, holds_all
+from ledger.statements.lines import Line
+from ledger.statements.statement import Statement
 
 
 class StatementLineRead(Shape):

@@ -19,8 +19,8 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.driver import fetch
-from ledger import proof
-from ledger.sealing import COLUMNS, SEALER, ids_of
+from ledger.sealing import proof
+from ledger.sealing.sealer import COLUMNS, SEALER, ids_of
 from ledger.tail import BatchRef, consumed_through, found_of
 
 # Read at once: enough that a round trip is shared, few enough for a small machine.

@@ -7,7 +7,7 @@ providers and the exchange partner are without limit, for their balance is what 
 - pay-in: `ext:{payer}` → `{provider}:{merchant}` → `platform:deposits` → `user:{clientId}`
 - conversion: `user:{clientId}` → `fx:partner` in one currency, `fx:partner` → `user:{clientId}` in the other
 
-Payouts, which take two steps, are in `ledger.payouts`.
+Payouts, which take two steps, are in `ledger.flows.payouts`.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from core.clock import now
 from core.errors import CofferError, ValidationError
 from core.events import Event, emit
-from ledger import exchange, names
+from ledger import names
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.commands import Command, Hold, Move, Posted
 from ledger.errors import AccountDiffers
-from ledger.exchange import ExchangeQuote
+from ledger.flows import exchange
+from ledger.flows.exchange import ExchangeQuote
 from ledger.models import AccountType, Kind
 from ledger.posting import post
 

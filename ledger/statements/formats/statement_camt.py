@@ -17,11 +17,11 @@ from xml.sax.saxutils import escape
 from core.clock import iso
 from core.money import EUR, USD, Currency
 from ledger.errors import FormatUnfit
-from ledger.formats.writer import Lines, Writer, amount, dated_by
-from ledger.history import Type
 from ledger.models import Kind
-from ledger.statement_lines import Line
-from ledger.statements import Statement
+from ledger.reading.history import Type
+from ledger.statements.formats.writer import Lines, Writer, amount, dated_by
+from ledger.statements.lines import Line
+from ledger.statements.statement import Statement
 
 NAMESPACE: Final = "urn:iso:std:iso:20022:tech:xsd:camt.053.001.08"
 # Of our currencies, those of ISO 4217. A token on a chain has no code there, whatever it is worth.

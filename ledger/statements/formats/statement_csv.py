@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Final
 
 from core.clock import iso
-from ledger.formats.writer import Lines, Writer, amount, holds_all
-from ledger.history import Type
-from ledger.statement_lines import Line
-from ledger.statements import Statement
+from ledger.reading.history import Type
+from ledger.statements.formats.writer import Lines, Writer, amount, holds_all
+from ledger.statements.lines import Line
+from ledger.statements.statement import Statement
 
 COLUMNS: Final = (
     "row",

@@ -18,9 +18,9 @@ from sqlalchemy import Row, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.database import Database
-from ledger.history import Type
-from ledger.instants import Clock
 from ledger.models import Kind
+from ledger.reading.history import Type
+from ledger.reading.instants import Clock
 
 # How many lines are read at once of one account, and are kept at once of all of them.
 _MOST_A_PAGE: Final = 1000

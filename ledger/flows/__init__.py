@@ -1,0 +1,1 @@
+"""Pay-ins and payouts through named accounts, and the exchange of currencies on the way."""

@@ -1,0 +1,1 @@
+"""Sealed blocks of transfers: made, proven, verified."""
