@@ -44,7 +44,7 @@ _EXPIRED = text(
     SELECT expiry.org_id, expiry.hold FROM ledger_expiry AS expiry
     JOIN ledger_transfer AS hold
       ON hold.org_id = expiry.org_id AND hold.id = expiry.hold AND hold.phase = 'pending'
-    WHERE expiry.expires_at <= now()
+    WHERE expiry.expires_at <= now() AND expiry.org_id <> ALL(CAST(:stuck AS uuid[]))
       AND NOT EXISTS (SELECT FROM ledger_transfer AS resolution
                       WHERE resolution.org_id = expiry.org_id AND resolution.resolves = expiry.hold)
     ORDER BY expiry.expires_at LIMIT :most
@@ -60,21 +60,34 @@ async def expire_holds(database: Database) -> int:
     """
     await _forget(database)
     expired = 0
+    # Where nothing is given back, another sweeper is at it, or it cannot be: it is left to the next sweep,
+    # for it would be found for ever, and keep those of others waiting.
+    stuck: list[UUID] = []
     while True:
         async with database.everything() as session:
-            rows = (await session.execute(_EXPIRED, {"most": _MOST})).all()
+            rows = (await session.execute(_EXPIRED, {"most": _MOST, "stuck": stuck})).all()
         holds = defaultdict(list)
         for row in rows:
             holds[row.org_id].append(row.hold)
-        here = 0
         for org_id, wanted in holds.items():
-            async with database.organisation(org_id) as session:
-                here += await expire(session, org_id, wanted)
-                await session.commit()
-        expired += here
-        # Where none of so many was given back, another sweeper is at them, or they would be found for ever.
-        if len(rows) < _MOST or here == 0:
+            here = await _of_organisation(database, org_id, wanted)
+            expired += here
+            if here == 0:
+                stuck.append(org_id)
+        if len(rows) < _MOST:
             return expired
+
+
+async def _of_organisation(database: Database, org_id: UUID, holds: Sequence[UUID]) -> int:
+    """How many of these holds were given back: none, and all stay as they are, where that fails."""
+    try:
+        async with database.organisation(org_id) as session:
+            expired = await expire(session, org_id, holds)
+            await session.commit()
+            return expired
+    except Exception as error:
+        log.error("the holds of an organisation do not expire", orgId=str(org_id), reason=repr(error))
+        return 0
 
 
 async def expire(session: AsyncSession, org_id: UUID, holds: Sequence[UUID]) -> int:

@@ -10,11 +10,22 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Column, Index, LargeBinary, Text, Uuid, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    LargeBinary,
+    Numeric,
+    Text,
+    Uuid,
+    text,
+)
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlmodel import Field, SQLModel
 
-from core.columns import Units, instant, json_object, typeid, units
+from core.columns import Units, instant, json_object, typeid
 
 
 class MonitorType(StrEnum):
@@ -136,6 +147,13 @@ class Flow(SQLModel, table=True):
     recorded_at: datetime = Field(sa_column=instant())
 
 
+class _Measured(Units):
+    """What went into an account and out of it together: up to twice the most that either can be."""
+
+    impl = Numeric(39, 0)
+    cache_ok = True
+
+
 class Alert(SQLModel, table=True):
     """A hit of a monitor, with everything that it was made of: it is complete without the monitor, which may
     change or go. Nothing but what became of it is ever changed; the database refuses.
@@ -172,7 +190,7 @@ class Alert(SQLModel, table=True):
     account: str = Field(sa_column=_text())
     counterparties: list[str] = Field(sa_column=Column(ARRAY(Text), nullable=False))
     currency: str = Field(sa_column=_text())
-    amount: int = Field(sa_column=units())
+    amount: int = Field(sa_column=Column(_Measured(), nullable=False))
     transfers: list[UUID] = Field(sa_column=Column(ARRAY(Uuid()), nullable=False))
     transfer_count: int = Field(sa_column=Column(BigInteger, nullable=False))
     window_from: datetime | None = Field(sa_column=instant(nullable=True))

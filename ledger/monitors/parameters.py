@@ -62,7 +62,8 @@ def _signed_units(amount: Any, info: ValidationInfo) -> int:
     if isinstance(amount, str) and amount.startswith("-"):
         return -_units(amount[1:], info)
     if isinstance(amount, int | Decimal) and not isinstance(amount, bool) and amount <= 0:
-        return -_units(-amount, info) if amount else 0
+        # Unlike the sign, which would round to 28 digits.
+        return -_units(Decimal(amount).copy_negate(), info) if amount else 0
     if isinstance(amount, str) and amount.strip("0") in ("", ".") and amount[:1] == "0":
         return 0
     return _units(amount, info)

@@ -29,7 +29,7 @@ from ledger.accounts import get_account
 from ledger.models import Account, AccountType
 from ledger.monitors.alerts import get_alert
 from ledger.monitors.errors import ReportTooLarge, UnknownReport
-from ledger.monitors.models import ActivityReport, Alert
+from ledger.monitors.models import ActivityReport
 from ledger.monitors.schemas import alert_facts
 from ledger.statements.formats.statement_csv import encode_rows, plain
 
@@ -114,7 +114,11 @@ async def make(session: AsyncSession, org_id: UUID, wanted: Wanted) -> ActivityR
     )
     if len(rows) > MOST_TRANSACTIONS:
         raise ReportTooLarge(MOST_TRANSACTIONS)
-    transactions = [_transaction(by_id[row["account_id"]], row, alerts) for row in rows]
+    alerted: dict[UUID, list[str]] = {}
+    for alert in alerts:
+        for id in dict.fromkeys(alert.transfers):
+            alerted.setdefault(id, []).append(alert.id)
+    transactions = [_transaction(by_id[row["account_id"]], row, alerted.get(row["id"], [])) for row in rows]
     now = await session.scalar(select(func.now()))
     assert now is not None
     report_id = new_id("sar")
@@ -189,7 +193,7 @@ def transactions_csv(report: ActivityReport) -> bytes:
     return encode_rows(rows)
 
 
-def _transaction(account: Account, row: asyncpg.Record, alerts: Sequence[Alert]) -> dict[str, Any]:
+def _transaction(account: Account, row: asyncpg.Record, alert_ids: Sequence[str]) -> dict[str, Any]:
     """A movement from the account's perspective."""
     currency = CURRENCIES[account.currency]
     incoming = row["debited"] == AccountType(account.type).grows_by_debit
@@ -207,7 +211,7 @@ def _transaction(account: Account, row: asyncpg.Record, alerts: Sequence[Alert])
         "reference": row["cause"],
         "transferGroup": None if row["chain_id"] is None else str(row["chain_id"]),
         "balanceAfter": to_decimal(int(row["balance"]), currency),
-        "alertIds": [alert.id for alert in alerts if row["id"] in alert.transfers],
+        "alertIds": alert_ids,
         "seal": {
             "block": row["block"],
             "blockHash": row["block_hash"].hex(),

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from decimal import ROUND_HALF_EVEN, Context, Decimal
+from functools import reduce
 from itertools import groupby
 from operator import attrgetter
 from typing import Final
@@ -108,7 +109,7 @@ def worth(balances: Sequence[Balance], rates: Mapping[str, Decimal]) -> Worth:
     greatest = max(values, key=lambda currency: (values[currency], currency == EUR.code), default=EUR.code)
     total = None
     if not missing:
-        exact = sum(values.values(), Decimal(0))
+        exact = reduce(_EXACT.add, values.values(), Decimal(0))
         total = exact.quantize(_CENT, ROUND_HALF_EVEN, _EXACT)
     return Worth(total, greatest if values.get(greatest, 0) > 0 else EUR.code, missing)
 

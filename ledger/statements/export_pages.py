@@ -206,18 +206,35 @@ async def _first_batch(database: Database, org_id: UUID, wanted: Wanted, horizon
     return low
 
 
+# Where a cursor is in an account's sequence is found by the batch, which grows along it, in a binary search:
+# of two accounts the one that was written later may have the earlier time.
 _SPANS: Final = text(
     """
     SELECT account.id AS account, account.sequence AS through,
-           CASE WHEN CAST(:since AS timestamptz) IS NULL THEN 0
-                ELSE ledger_sequence_before(account.id, :since) END AS after,
+           greatest(
+               CASE WHEN CAST(:since AS timestamptz) IS NULL THEN 0
+                    ELSE ledger_sequence_before(account.id, :since) END,
+               (WITH RECURSIVE search AS (
+                    SELECT 0::bigint AS low, CASE WHEN :batch > 0 THEN account.sequence ELSE 0 END AS high
+                    UNION ALL
+                    SELECT CASE WHEN probe.batch < :batch THEN middle.place ELSE low END,
+                           CASE WHEN probe.batch < :batch THEN high ELSE middle.place - 1 END
+                    FROM search
+                        CROSS JOIN LATERAL (SELECT (low + high + 1) / 2 AS place OFFSET 0) AS middle
+                        CROSS JOIN LATERAL (
+                            SELECT batch FROM ledger_transfer
+                            WHERE debit_account_id = account.id AND debit_sequence = middle.place
+                            UNION ALL
+                            SELECT batch FROM ledger_transfer
+                            WHERE credit_account_id = account.id AND credit_sequence = middle.place
+                        ) AS probe
+                    WHERE low < high
+                ) SELECT low FROM search WHERE low >= high)
+           ) AS after,
            CASE WHEN CAST(:until AS timestamptz) IS NULL THEN account.sequence
                 ELSE ledger_sequence_before(account.id, :until) END AS last
     FROM ledger_account AS account WHERE account.id = ANY(CAST(:accounts AS bigint[]))
     """
-)
-_RECORDED: Final = text(
-    "SELECT recorded_at FROM ledger_transfer WHERE org_id = :org_id AND id = :id AND batch = :batch"
 )
 _ALONG: Final = text(
     _TOLD.format(
@@ -262,16 +279,14 @@ class Along:
 
 
 async def spans_of(database: Database, org_id: UUID, accounts: Sequence[int], wanted: Wanted) -> list[Along]:
-    """Each account's stretch of transfers in the period. The times along a sequence never run backwards, so
-    an export goes on where those of the time of its cursor begin."""
-    since = wanted.since
+    """Each account's stretch of transfers in the period, from the batch of the cursor on."""
+    given = {
+        "accounts": accounts,
+        "since": wanted.since,
+        "until": wanted.until,
+        "batch": wanted.after.batch,
+    }
     async with database.organisation(org_id) as session:
-        if wanted.after != START:
-            given: dict[str, Any] = {"org_id": org_id, "id": wanted.after.id, "batch": wanted.after.batch}
-            reached = await session.scalar(_RECORDED, given)
-            if reached is not None and (since is None or reached > since):
-                since = reached
-        given = {"accounts": accounts, "since": since, "until": wanted.until}
         rows = (await session.execute(_SPANS, given)).all()
     return [Along(row.account, row.after, min(row.last, row.through)) for row in rows if row.last > row.after]
 

@@ -127,7 +127,7 @@ def _alerts() -> None:
             account text NOT NULL,
             counterparties text[] NOT NULL,
             currency text NOT NULL,
-            amount numeric(38, 0) NOT NULL,
+            amount numeric(39, 0) NOT NULL,
             transfers uuid[] NOT NULL,
             transfer_count bigint NOT NULL,
             window_from timestamptz,

@@ -6,11 +6,12 @@ import asyncio
 from datetime import UTC, datetime, timedelta
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from sqlalchemy import text
 
 from core.clock import now
-from core.database import Database
+from core.database import Database, listen_url
 from core.errors import CofferError
 from ledger.checks import check
 from ledger.commands import Hold, Posted, PostHold, VoidHold
@@ -18,6 +19,7 @@ from ledger.errors import AlreadyResolved, HoldExpired, InvalidExpiry
 from ledger.expiry import expire, expire_holds
 from ledger.models import AccountType, Kind
 from ledger.posting import post
+from sandbox.schema import DatabaseUrls
 from tests.ledger.conftest import UNTOUCHED, Wallet, waits_for_a_lock
 
 LONG_AGO = datetime(2020, 1, 1, tzinfo=UTC)
@@ -211,6 +213,34 @@ async def test_a_row_that_names_no_hold_is_not_in_the_way(wallet: Wallet, worker
     assert await expire_holds(worker_database) == 1
     assert await wallet.balances() == UNTOUCHED
     assert await waiting(worker_database) == {stray}
+
+
+async def test_an_organisation_whose_holds_do_not_expire_keeps_nobody_waiting(
+    wallet: Wallet, worker_database: Database, urls: DatabaseUrls, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("ledger.expiry._MOST", 2)
+    for _ in range(3):
+        await held(wallet, 100)
+    other = Wallet(wallet.database, uuid4(), {})
+    taken = await other.open("a", AccountType.ASSET, overdraft_limit=None)
+    given = await other.open("b", AccountType.ASSET, overdraft_limit=None)
+    await other.post_one(Hold(Kind.PAYOUT, taken, given, 100, expires_at=now() - timedelta(days=1)))
+    owner = await asyncpg.connect(listen_url(urls.owner))
+    await owner.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'broken'; END $$"
+    )
+    await owner.execute(
+        "CREATE TRIGGER broken BEFORE INSERT ON ledger_transfer FOR EACH ROW"
+        f" WHEN (NEW.org_id = '{wallet.org_id}') EXECUTE FUNCTION refuse()"
+    )
+    try:
+        assert await expire_holds(worker_database) == 1
+        await owner.execute("DROP TRIGGER broken ON ledger_transfer")
+        assert await expire_holds(worker_database) == 3
+    finally:
+        await owner.execute("DROP FUNCTION refuse CASCADE")
+        await owner.close()
+    assert await waiting(worker_database) == set()
 
 
 async def test_an_expiry_without_a_time_zone_is_refused(wallet: Wallet) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import psutil
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,7 +17,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from core.clock import now
-from core.database import Database
+from core.database import Database, listen_url
 from core.errors import Unavailable
 from ledger.accounts import UNLIMITED, AccountSpec, get_accounts, open_accounts
 from ledger.books import Books
@@ -236,6 +237,26 @@ async def test_what_is_written_during_an_export_comes_with_the_next(wallet: Wall
     assert len(first) == 1
     rest = await exported(wallet, wanted=Wanted(after=first[-1].place))
     assert [transfer.id for transfer in rest] == list(later.transfers)
+
+
+async def test_an_export_goes_on_with_what_came_later_and_was_recorded_earlier(
+    wallet: Wallet, urls: DatabaseUrls
+) -> None:
+    for name in ("ahead", "behind", "one", "other"):
+        await wallet.open(name, AccountType.ASSET, overdraft_limit=UNLIMITED)
+    owner = await asyncpg.connect(listen_url(urls.owner))
+    # As after a clock that was set back, or of two who write at one moment.
+    await owner.execute(
+        "UPDATE ledger_account SET last_transaction_at = now() + interval '1 minute' WHERE id = $1",
+        wallet.ids["ahead"],
+    )
+    await owner.close()
+    await wallet.post_one(move(wallet, "ahead", "one", 1))
+    await wallet.post_one(move(wallet, "behind", "other", 2))
+    first, second = await exported(wallet, "ahead", "behind")
+    assert (first.amount, second.amount) == (1, 2) and first.recorded_at > second.recorded_at
+    assert await exported(wallet, "ahead", "behind", wanted=Wanted(after=first.place)) == [second]
+    assert await exported(wallet, "ahead", "behind", wanted=Wanted(after=second.place)) == []
 
 
 async def test_an_export_waits_for_a_batch_that_could_still_come_before_its_end(

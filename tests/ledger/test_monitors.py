@@ -12,7 +12,11 @@ import asyncpg
 import pytest
 
 from core.database import Database, listen_url
+from core.money import MAX_UNITS
+from ledger.monitors.alerts import raise_alerts
 from ledger.monitors.models import MonitorType
+from ledger.monitors.parameters import BalanceThreshold, checked
+from ledger.monitors.sights import Hit, WatchedAccount
 from ledger.monitors.watching import WATCHER, _look
 from ledger.tail import follow
 from sandbox.schema import DatabaseUrls
@@ -44,6 +48,19 @@ async def test_a_balance_that_falls_below_a_threshold_is_told_once_until_it_is_b
     await books.pay(4, "ext:in", "user:1", 10_01)
     await books.pay(5, "user:1", "ext:out", 1)
     assert await books.raised() == [("user:1", 2, 99_99, 1), ("user:1", 5, 99_99, 1)]
+
+
+async def test_a_threshold_below_zero_counts_with_all_of_its_digits(books: Books) -> None:
+    lowest, long = "-" + "9" * 36 + ".99", Decimal("-12345678901234567890123456789.01")
+    monitor = await books.monitor(MonitorType.BALANCE_THRESHOLD, direction="below", threshold=lowest)
+    parameters = checked(MonitorType.BALANCE_THRESHOLD, "EUR", {"direction": "below", "threshold": long})
+    assert (
+        isinstance(parameters, BalanceThreshold) and parameters.threshold == -1234567890123456789012345678901
+    )
+    await books.pay(0, "ext:in", "user:1", 1)
+    assert await books.raised() == []
+    again = checked(monitor.type, "EUR", monitor.parameters)
+    assert isinstance(again, BalanceThreshold) and again.threshold == 1 - 10**38
 
 
 async def test_an_account_that_never_was_above_the_threshold_has_not_fallen_below(books: Books) -> None:
@@ -105,6 +122,16 @@ async def test_velocity_counts_what_went_out_within_the_window_and_no_more(books
     assert alert.explanation == (
         "user:1 paid out 100.01 EUR in 2 transfers within 60 seconds, more than the limit of 100.00 EUR."
     )
+
+
+async def test_the_most_that_can_go_in_and_out_can_be_told(books: Books) -> None:
+    monitor = await books.monitor(MonitorType.VELOCITY, windowSeconds=1, direction="both", maxAmount="1.00")
+    account = WatchedAccount(await books.account("user:1"), "user:1", "EUR", False, START)
+    hit = Hit(monitor, account, 0, START, 2 * MAX_UNITS, 2, "{account} moved much.")
+    async with books.worker.everything() as session:
+        await raise_alerts(session, books.org_id, [hit])
+        await session.commit()
+    assert [alert.amount for alert in await books.alerts()] == [2 * MAX_UNITS]
 
 
 async def test_velocity_counts_transfers_and_tells_an_episode_once(books: Books) -> None:

@@ -14,6 +14,7 @@ from core.clock import now
 from core.database import Database
 from core.errors import ValidationError
 from ledger.flows.rates import list_rates, parse_rate, rates_into, set_rate
+from ledger.reading.balances import Balance, worth
 
 NOON = datetime(2026, 1, 12, 12, tzinfo=UTC)
 
@@ -154,3 +155,10 @@ async def test_nobody_changes_a_rate_and_the_api_records_none(
         async with database.everything() as session:
             assert await refused(session, statement), statement
     assert await into(app_database, "USD") == {"USD": 1, "EUR": Decimal("1.08")}
+
+
+def test_what_balances_are_worth_together_counts_every_cent_however_much_it_is() -> None:
+    euros = Balance("EUR", 10**37 + 1, None, True, None)
+    dollars = Balance("USD", 1, None, True, None)
+    value = worth([euros, dollars], {"EUR": Decimal(1), "USD": Decimal(1)})
+    assert str(value.total) == f"1{'0' * 35}.02"
