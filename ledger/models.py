@@ -103,6 +103,7 @@ class Account(SQLModel, table=True):
             name="closed_is_empty",
         ),
         Index("ix_ledger_account_name", "org_id", "name", postgresql_ops={"name": "text_pattern_ops"}),
+        Index("ix_ledger_account_org", "org_id", "id"),
         Index(
             "ix_ledger_account_assets",
             "org_id",

@@ -180,9 +180,10 @@ async def acknowledge(session: AsyncSession, org_id: UUID, alert_id: str, by: st
     alert = await get_alert(session, org_id, alert_id, lock=True)
     if alert.status != AlertStatus.OPEN:
         raise WrongAlertStatus(alert.status, "acknowledged")
-    alert.status = AlertStatus.ACKNOWLEDGED
+    # Asked before anything changes, for to ask writes what has changed so far.
+    at = await session.scalar(select(func.now()))
+    alert.status, alert.acknowledged_at = AlertStatus.ACKNOWLEDGED, at
     alert.acknowledged_by, alert.acknowledgement_note = by, note
-    alert.acknowledged_at = await session.scalar(select(func.now()))
     await session.flush()
     await _tell(session, alert, ACKNOWLEDGED, {"by": by, "note": note})
     return alert
@@ -195,9 +196,9 @@ async def close(
     alert = await get_alert(session, org_id, alert_id, lock=True)
     if alert.status != AlertStatus.ACKNOWLEDGED:
         raise WrongAlertStatus(alert.status, "closed")
-    alert.status = AlertStatus.CLOSED
+    at = await session.scalar(select(func.now()))
+    alert.status, alert.closed_at = AlertStatus.CLOSED, at
     alert.closed_by, alert.resolution, alert.closing_note = by, resolution, note
-    alert.closed_at = await session.scalar(select(func.now()))
     await session.flush()
     await _tell(session, alert, CLOSED, {"by": by, "resolution": resolution, "note": note})
     return alert

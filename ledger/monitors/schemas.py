@@ -116,7 +116,10 @@ class MonitorRead(Shape):
     @classmethod
     def of(cls, monitor: Monitor) -> MonitorRead:
         """The public shape of a row."""
-        return cls.model_construct(**{name: getattr(monitor, name) for name in cls.model_fields})
+        fields = {name: getattr(monitor, name) for name in cls.model_fields}
+        return cls.model_construct(
+            **fields | {"type": MonitorType(monitor.type), "severity": Severity(monitor.severity)}
+        )
 
 
 class MonitorPage(Shape):
@@ -159,9 +162,14 @@ class AlertRead(Shape):
     def of(cls, alert: Alert) -> AlertRead:
         """The public shape of a row."""
         fields = {name: getattr(alert, name) for name in cls.model_fields}
-        return cls.model_construct(
-            **fields | {"amount": to_decimal(alert.amount, CURRENCIES[alert.currency])}
-        )
+        fields |= {
+            "type": MonitorType(alert.type),
+            "severity": Severity(alert.severity),
+            "amount": to_decimal(alert.amount, CURRENCIES[alert.currency]),
+            "status": AlertStatus(alert.status),
+            "resolution": None if alert.resolution is None else Resolution(alert.resolution),
+        }
+        return cls.model_construct(**fields)
 
 
 class AlertPage(Shape):

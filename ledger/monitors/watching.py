@@ -18,6 +18,7 @@ from sqlmodel import col, select
 from core.database import Database
 from core.driver import fetch
 from core.json import decode, encode
+from core.logs import get_logger
 from ledger import tail
 from ledger.monitors.alerts import raise_alerts
 from ledger.monitors.models import Monitor, MonitorType
@@ -26,6 +27,7 @@ from ledger.monitors.pairs import first_seen, meet
 from ledger.monitors.parameters import (
     BalanceThreshold,
     FirstSeenCounterparty,
+    InvalidParameters,
     Measure,
     Parameters,
     RoundTrip,
@@ -36,6 +38,8 @@ from ledger.monitors.rules import SINGLE, Episode, Rule, rule_of
 from ledger.monitors.sights import Hit, Sight, State, WatchedAccount
 from ledger.monitors.windows import Loading, load_leaving
 from ledger.tail import BatchRef
+
+log = get_logger(__name__)
 
 WATCHER: Final = "monitors"
 
@@ -150,10 +154,15 @@ async def _watches(
     """The accounts touched that matter, and each monitor with its own."""
     if not monitors:
         return {}, []
-    checks = [
-        (monitor, checked(MonitorType(monitor.type), monitor.currency, monitor.parameters))
-        for monitor in monitors
-    ]
+    checks = []
+    for monitor in monitors:
+        # One whose parameters or currency are none any more must not keep all others from looking.
+        try:
+            parameters = checked(MonitorType(monitor.type), monitor.currency, monitor.parameters)
+        except (InvalidParameters, KeyError) as error:
+            log.error("a monitor does not look", orgId=str(org_id), monitorId=monitor.id, reason=repr(error))
+        else:
+            checks.append((monitor, parameters))
     patterns = {pattern for monitor in monitors for pattern in monitor.accounts}
     everyone = any(isinstance(each, RoundTrip) and each.max_hops == 3 for _, each in checks)
     found = await watched_accounts(

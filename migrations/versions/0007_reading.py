@@ -17,6 +17,8 @@ def upgrade() -> None:
         "CREATE INDEX ix_ledger_account_assets ON ledger_account (org_id, name, currency)"
         " WHERE type = 'asset'"
     )
+    # A list by id walks the organisation's accounts and not those of all others.
+    op.execute("CREATE INDEX ix_ledger_account_org ON ledger_account (org_id, id)")
     for side in ("debit", "credit"):
         op.execute(
             f"CREATE INDEX ix_ledger_transfer_{side}_dated"
@@ -58,7 +60,7 @@ def downgrade() -> None:
     op.execute("DROP FUNCTION ledger_sequence_before, ledger_seconds")
     op.execute("DROP TABLE ledger_checkpointed, ledger_checkpoint")
     op.execute("DROP INDEX ix_ledger_transfer_debit_dated, ix_ledger_transfer_credit_dated")
-    op.execute("DROP INDEX ix_ledger_account_assets, ix_ledger_reference_first")
+    op.execute("DROP INDEX ix_ledger_account_org, ix_ledger_account_assets, ix_ledger_reference_first")
     op.execute("ALTER TABLE credential DROP client_id")
 
 

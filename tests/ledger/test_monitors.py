@@ -134,6 +134,16 @@ async def test_the_most_that_can_go_in_and_out_can_be_told(books: Books) -> None
     assert [alert.amount for alert in await books.alerts()] == [2 * MAX_UNITS]
 
 
+async def test_a_monitor_that_cannot_be_read_keeps_no_other_from_looking(books: Books) -> None:
+    for wrong in ("parameters = '{}'", "currency = 'DEM'"):
+        broken = await books.monitor(MonitorType.VELOCITY, windowSeconds=1, maxCount=1)
+        await books.owner.execute(f"UPDATE ledger_monitor SET {wrong} WHERE id = $1", broken.id)
+    sound = await books.monitor(MonitorType.BALANCE_THRESHOLD, direction="above", threshold="1.00")
+    await books.pay(0, "ext:in", "user:1", 1_01)
+    assert await books.raised() == [("user:1", 0, 1_01, 1)]
+    assert [alert.monitor_id for alert in await books.alerts()] == [sound.id]
+
+
 async def test_velocity_counts_transfers_and_tells_an_episode_once(books: Books) -> None:
     await books.monitor(MonitorType.VELOCITY, windowSeconds=10, maxCount=2, direction="both")
     for second in range(0, 30, 5):
@@ -197,7 +207,7 @@ async def test_a_burst_is_more_than_a_factor_of_the_average_before(books: Books)
     (alert,) = await books.alerts()
     assert alert.explanation == (
         "user:1 moved 7.00 EUR in 7 transfers within 60 seconds, more than 3 times its average of"
-        " 19 transfers in 600 seconds before."
+        " 20 transfers in 600 seconds before."
     )
 
 

@@ -89,5 +89,7 @@ async def test_a_name_is_found_by_an_index_among_a_hundred_thousand(app_database
         for condition in ("name ~>=~ 'bank:' AND name ~<~ 'bank;'", "type = 'asset'"):
             query = f"EXPLAIN SELECT * FROM ledger_account WHERE org_id = '{org_id}' AND {condition}"
             plans.append("\n".join(await session.scalars(text(query))))
+        query = f"EXPLAIN SELECT * FROM ledger_account WHERE org_id = '{org_id}' ORDER BY id LIMIT 51"
+        assert "ix_ledger_account_org" in "\n".join(await session.scalars(text(query)))
     assert "Index Cond" in plans[0] and "~>=~" in plans[0].split("Index Cond")[1]
     assert "ix_ledger_account_assets" in plans[1]
