@@ -224,7 +224,7 @@ async def _single(
         [
             Loading(
                 window, each.account.id, each.account.grows_by_debit, each.sights[0].sequence - 1,
-                each.sights[-1].at,
+                each.sights[0].at, each.sights[-1].at,
             )
             for each in watched
             for window in each.rule.windows

@@ -19,12 +19,14 @@ from core.driver import fetch
 from ledger.monitors.sights import Fits, Sight, Span, State
 
 # For each window: what it holds that falls out by the time `cutoff`, grouped by the time of recording, and
-# last when the next one will. `before` is the place before the first transfer that is looked at now.
+# last when the next one will. `before` is the place before the first transfer that is looked at now. What
+# falls out before that one, by `horizon`, is one group: after a quiet time it may be millions.
 _LEAVING: Final = """
     SELECT wanted.place, found.recorded_at, found.sequence, found.movements, found.total::text AS total
     FROM unnest($1::integer[], $2::bigint[], $3::bigint[], $4::timestamptz[], $5::bigint[], $6::boolean[],
-                $7::boolean[], $8::boolean[], $9::text[], $10::text[])
-             AS wanted (place, account, after, cutoff, before, grows_by_debit, incoming, outgoing, low, high)
+                $7::boolean[], $8::boolean[], $9::text[], $10::text[], $11::timestamptz[])
+             AS wanted (place, account, after, cutoff, before, grows_by_debit, incoming, outgoing, low, high,
+                        horizon)
         CROSS JOIN LATERAL (
             SELECT least(1 + ledger_sequence_before(account, cutoff + interval '1 microsecond'), before)
                 AS edge
@@ -34,7 +36,7 @@ _LEAVING: Final = """
             SELECT recorded_at, max(sequence) AS sequence, count(*) FILTER (WHERE fits) AS movements,
                    coalesce(sum(amount) FILTER (WHERE fits), 0) AS total
             FROM (
-                SELECT recorded_at, sequence, amount,
+                SELECT greatest(recorded_at, horizon) AS recorded_at, sequence, amount,
                        phase IN ('posted', 'post') AND amount >= low::numeric
                        AND (high IS NULL OR amount < high::numeric)
                        AND CASE WHEN debited = grows_by_debit THEN incoming ELSE outgoing END AS fits
@@ -122,6 +124,10 @@ class Window:
         cutoff = last - self._length
         return cutoff if self._next is not None and self._next <= cutoff else None
 
+    def horizon(self, first: datetime) -> datetime:
+        """Until when everything has fallen out by the time `first`."""
+        return first - self._length
+
     def load(self, groups: Sequence[tuple[datetime, int, int, int]], cutoff: datetime) -> None:
         """Take what falls out by `cutoff`, and when the next does, from what is in the books."""
         self._next = None
@@ -136,12 +142,14 @@ class Window:
 @dataclass(frozen=True, slots=True)
 class Loading:
     """A window of an account whose old movements may fall out. `before` is the place in its sequence before
-    the first transfer that is looked at now, `last` when the last of these was recorded."""
+    the first transfer that is looked at now, `first` and `last` when the first and the last of these were
+    recorded."""
 
     window: Window
     account: int
     grows_by_debit: bool
     before: int
+    first: datetime
     last: datetime
 
 
@@ -167,6 +175,7 @@ async def load_leaving(session: AsyncSession, loadings: Sequence[Loading]) -> No
         [loading.window.fits.outgoing for loading, _ in wanted],
         [str(loading.window.fits.low) for loading, _ in wanted],
         [None if (high := loading.window.fits.high) is None else str(high) for loading, _ in wanted],
+        [loading.window.horizon(loading.first) for loading, _ in wanted],
     )
     groups: list[list[tuple[datetime, int, int, int]]] = [[] for _ in wanted]
     for place, recorded_at, sequence, movements, total in rows:

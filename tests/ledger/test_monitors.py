@@ -18,6 +18,7 @@ from ledger.monitors.models import MonitorType
 from ledger.monitors.parameters import BalanceThreshold, checked
 from ledger.monitors.sights import Hit, WatchedAccount
 from ledger.monitors.watching import WATCHER, _look
+from ledger.monitors.windows import Window
 from ledger.tail import follow
 from sandbox.schema import DatabaseUrls
 from tests.ledger.monitoring import START, Books
@@ -142,6 +143,29 @@ async def test_a_monitor_that_cannot_be_read_keeps_no_other_from_looking(books: 
     await books.pay(0, "ext:in", "user:1", 1_01)
     assert await books.raised() == [("user:1", 0, 1_01, 1)]
     assert [alert.monitor_id for alert in await books.alerts()] == [sound.id]
+
+
+async def test_what_falls_out_of_a_window_in_a_quiet_time_is_read_as_one_sum(
+    books: Books, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[int] = []
+    load = Window.load
+
+    def counting(self: Window, groups: Any, cutoff: Any) -> None:
+        loaded.append(len(groups))
+        load(self, groups, cutoff)
+
+    monkeypatch.setattr(Window, "load", counting)
+    await books.monitor(MonitorType.VELOCITY, windowSeconds=HOUR, maxCount=10, direction="out")
+    for second in range(10):
+        await books.pay(second, "user:1", "ext:a", 1)
+    assert await books.raised() == []
+    await books.pay(2 * HOUR, "user:1", "ext:a", 1)
+    assert await books.raised() == []
+    assert loaded == [1]
+    for second in range(1, 11):
+        await books.pay(2 * HOUR + second, "user:1", "ext:a", 1)
+    assert await books.raised() == [("user:1", 2 * HOUR + 10, 11, 11)]
 
 
 async def test_velocity_counts_transfers_and_tells_an_episode_once(books: Books) -> None:
