@@ -136,7 +136,7 @@ def seal(as_json: AsJson = False) -> None:
 
 @ledger.command("proof")
 def proof(transfer: Annotated[UUID, typer.Argument(metavar="TRANSFER_ID")]) -> None:
-    """Write the proof that a transfer is in the sealed books, as JSON for `python ledger/sealing/proof.py`."""
+    """Write the proof that a transfer is in the sealed books, for `python ledger/sealing/proof.py`."""
 
     async def run() -> sealing.Proof:
         async with worker_session() as session:

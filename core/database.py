@@ -13,6 +13,7 @@ from typing import Any, Final
 from uuid import UUID
 
 from sqlalchemy import text
+from sqlalchemy.dialects.postgresql.asyncpg import AsyncAdapt_asyncpg_dbapi
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from core.json import decode, encode
@@ -74,15 +75,19 @@ class Database:
     async def call(self, statement: str, *values: Any) -> Any:
         """The first value that one statement answers, in a transaction of its own and a single round trip.
         It must name its organisation itself. Raises asyncpg's errors as they are."""
-        async with self.engine.connect() as connection:
-            driver = (await connection.get_raw_connection()).driver_connection
-            assert driver is not None, "a connection that was checked out is open"
-            try:
-                return await driver.fetchval(statement, *values)
-            finally:
-                # The pool learns of a broken connection only from what goes through SQLAlchemy.
-                if driver.is_closed():
-                    await connection.invalidate()
+        try:
+            connection = await self.engine.raw_connection()
+        except AsyncAdapt_asyncpg_dbapi.Error as error:
+            raise (error.__cause__ or error) from None
+        driver = connection.driver_connection
+        assert driver is not None, "a connection that was checked out is open"
+        try:
+            return await driver.fetchval(statement, *values)
+        finally:
+            # The pool learns of a broken connection only from what goes through SQLAlchemy.
+            if driver.is_closed():
+                connection.invalidate()
+            connection.close()
 
     async def close(self) -> None:
         await self.engine.dispose()

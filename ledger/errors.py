@@ -206,11 +206,12 @@ class ReferenceReused(Conflict):
 
 
 class InvalidReference(ValidationError):
-    """A reference is 1 to 200 printable characters."""
+    """A reference is 1 to 200 printable characters without spaces around them, in Unicode's form NFC."""
 
     def __init__(self) -> None:
         super().__init__(
-            "A reference is 1 to 200 printable characters", FieldError("reference", "is empty or too long")
+            "A reference is 1 to 200 printable characters without spaces around them",
+            FieldError("reference", "is empty, too long, padded, or not in the form NFC"),
         )
 
 

@@ -7,6 +7,7 @@ leaves none, and may be sent again under the same reference.
 from __future__ import annotations
 
 import hashlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import datetime
@@ -87,7 +88,7 @@ async def claim(
     """Lock the references until the transaction ends, and look up what happened under them."""
     claims = Claims()
     for place, reference in named.items():
-        if not reference.isprintable() or not 0 < len(reference) <= MAX_LENGTH:
+        if not _is_reference(reference):
             claims._refused[place] = InvalidReference()
             continue
         try:
@@ -101,6 +102,16 @@ async def claim(
     for row in await fetch(session, _FIND, org_id, wanted):
         claims._happened[row["reference"]] = row["fingerprint"], tuple(row["transfers"])
     return claims
+
+
+def _is_reference(reference: str) -> bool:
+    """Whether a text may be a reference. Two spellings that look alike must not be two references."""
+    return (
+        0 < len(reference) <= MAX_LENGTH
+        and reference.isprintable()
+        and reference == reference.strip()
+        and unicodedata.is_normalized("NFC", reference)
+    )
 
 
 def _fingerprint(command: Command) -> bytes:

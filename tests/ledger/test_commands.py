@@ -671,7 +671,7 @@ async def test_metadata_that_is_no_json_is_refused_and_spoils_no_neighbour(
     assert await wallet.balances() == gone(1)
 
 
-@pytest.mark.parametrize("reference", ["", "x" * 201, "a\0b", "line\nbreak", "\ud800"])
+@pytest.mark.parametrize("reference", ["", "x" * 201, "a\0b", "line\nbreak", "\ud800", " R", "R ", "e\u0301"])
 async def test_what_can_be_no_reference_is_refused_and_spoils_no_neighbour(
     wallet: Wallet, reference: str
 ) -> None:
