@@ -30,6 +30,8 @@ def explained(error: Exception) -> str | None:
             f"COFFER_{'__'.join(str(part) for part in wrong['loc']).upper()}: {wrong['msg']}"
             for wrong in error.errors(include_url=False, include_input=False)
         )
+    if isinstance(error, CofferError) and error.details and error.details[0].message == error.message:
+        return f"{error.details[0].field} {error.message}"
     if isinstance(error, UnknownKey):
         return f"the keystore has no key for {error}"
     if isinstance(error, WrongPassphrase):

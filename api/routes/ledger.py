@@ -28,7 +28,7 @@ from core.money import EUR
 from ledger.entries import list_entries
 from ledger.errors import NoSuchAccount, OffsetTooLarge, UnknownCurrency, UnknownTransaction, ViewTooWide
 from ledger.flows.rates import rates_into
-from ledger.reading.balances import balances_of, by_currency, nothing, worth
+from ledger.reading.balances import balances_of, by_currency, nothing, primary_currency, worth
 from ledger.reading.shapes import (
     AccountBalanceRead,
     AccountTransactionPage,
@@ -80,7 +80,7 @@ async def list_balances(org: ReadTreasury, request: Request, as_of: At, account:
         accounts = await organisation_accounts(session, org, account)
         balances = by_currency(list((await balances_of(session, accounts, as_of)).values()))
         value = worth(balances, await rates_into(session, EUR.code, as_of.instant if as_of else None))
-    shape = OrganisationBalancesRead.of(org, balances, value, as_of)
+    shape = OrganisationBalancesRead.of(org, balances, value, primary_currency(accounts), as_of)
     return envelope.answer(encode(shape.model_dump(by_alias=True)), 200)
 
 

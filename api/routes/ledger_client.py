@@ -16,7 +16,7 @@ from core.json import encode
 from core.money import EUR
 from ledger.errors import OffsetTooLarge, UnknownCurrency, UnknownTransaction
 from ledger.flows.rates import rates_into
-from ledger.reading.balances import balances_of, by_currency, nothing, worth
+from ledger.reading.balances import balances_of, by_currency, nothing, primary_currency, worth
 from ledger.reading.shapes import BalanceRead, ClientBalancesRead, TransactionPage, TransactionRead
 from ledger.reading.transactions import get_transaction, list_transactions
 from ledger.reading.views import client_accounts
@@ -37,7 +37,9 @@ async def list_own_balances(client: ReadOwnLedger, request: Request, as_of: At) 
         accounts = await client_accounts(session, client.org_id, client.client_id)
         balances = by_currency(list((await balances_of(session, accounts, as_of)).values()))
         value = worth(balances, await rates_into(session, EUR.code, as_of.instant if as_of else None))
-    shape = ClientBalancesRead.of(client.subject, client.client_id, balances, value, as_of)
+    shape = ClientBalancesRead.of(
+        client.subject, client.client_id, balances, value, primary_currency(accounts), as_of
+    )
     return envelope.answer(encode(shape.model_dump(by_alias=True)), 200)
 
 

@@ -88,13 +88,16 @@ def by_currency(balances: Sequence[Balance]) -> list[Balance]:
     return [_sum(currency, list(group)) for currency, group in groupby(ordered, attrgetter("currency"))]
 
 
+def primary_currency(accounts: Sequence[Account]) -> str:
+    """That of the account which was opened first, EUR where there is none."""
+    return min(accounts, key=attrgetter("id")).currency if accounts else EUR.code
+
+
 @dataclass(frozen=True, slots=True)
 class Worth:
-    """What balances are worth together in EUR, rounded half to even: None if a rate is `missing`. `primary`
-    is the currency of the greatest value, EUR where nothing has any."""
+    """What balances are worth together in EUR, rounded half to even: None if a rate is `missing`."""
 
     total: Decimal | None
-    primary: str
     missing: list[str]
 
 
@@ -106,12 +109,11 @@ def worth(balances: Sequence[Balance], rates: Mapping[str, Decimal]) -> Worth:
         if (rate := Decimal(0) if each.balance == 0 else rates.get(each.currency)) is not None
     }
     missing = [each.currency for each in balances if each.currency not in values]
-    greatest = max(values, key=lambda currency: (values[currency], currency == EUR.code), default=EUR.code)
     total = None
     if not missing:
         exact = reduce(_EXACT.add, values.values(), Decimal(0))
         total = exact.quantize(_CENT, ROUND_HALF_EVEN, _EXACT)
-    return Worth(total, greatest if values.get(greatest, 0) > 0 else EUR.code, missing)
+    return Worth(total, missing)
 
 
 def _present(account: Account) -> Balance:

@@ -70,17 +70,25 @@ class _BalancesRead(Shape):
 
 class ClientBalancesRead(_BalancesRead):
     """What a client holds. `totalValueEur` is at the rates of the instant, rounded half to even, and null if
-    a currency has no rate: `unvaluedCurrencies` names it. `primaryCurrency` is that of the greatest value."""
+    a currency has no rate: `unvaluedCurrencies` names it. `primaryCurrency` is that of the
+    account which was opened first, EUR where there is none."""
 
     user_id: str
     client_id: str
 
     @classmethod
     def of(
-        cls, user_id: str, client_id: str, balances: Sequence[Balance], value: Worth, as_of: AsOf | None
+        cls,
+        user_id: str,
+        client_id: str,
+        balances: Sequence[Balance],
+        value: Worth,
+        primary: str,
+        as_of: AsOf | None,
     ) -> ClientBalancesRead:
         """The public shape of a client's balances."""
-        return cls.model_construct(user_id=user_id, client_id=client_id, **_valued(balances, value, as_of))
+        valued = _valued(balances, value, primary, as_of)
+        return cls.model_construct(user_id=user_id, client_id=client_id, **valued)
 
 
 class OrganisationBalancesRead(_BalancesRead):
@@ -90,10 +98,10 @@ class OrganisationBalancesRead(_BalancesRead):
 
     @classmethod
     def of(
-        cls, org_id: UUID, balances: Sequence[Balance], value: Worth, as_of: AsOf | None
+        cls, org_id: UUID, balances: Sequence[Balance], value: Worth, primary: str, as_of: AsOf | None
     ) -> OrganisationBalancesRead:
         """The public shape of an organisation's balances."""
-        return cls.model_construct(org_id=org_id, **_valued(balances, value, as_of))
+        return cls.model_construct(org_id=org_id, **_valued(balances, value, primary, as_of))
 
 
 class TransactionRead(Shape):
@@ -175,11 +183,11 @@ def _amounts(balance: Balance) -> dict[str, Any]:
     }
 
 
-def _valued(balances: Sequence[Balance], value: Worth, as_of: AsOf | None) -> dict[str, Any]:
+def _valued(balances: Sequence[Balance], value: Worth, primary: str, as_of: AsOf | None) -> dict[str, Any]:
     return {
         "balances": [BalanceRead.of(balance) for balance in balances],
         "total_value_eur": value.total,
-        "primary_currency": value.primary,
+        "primary_currency": primary,
         "unvalued_currencies": value.missing,
         "at": as_of.instant if as_of else None,
         "clock": as_of.clock if as_of else None,

@@ -152,14 +152,21 @@ async def test_a_value_without_a_rate_is_not_guessed(desk: Desk) -> None:
     assert body["primaryCurrency"] == "EUR"
 
 
-async def test_the_currency_of_the_greatest_value_is_the_primary_one(
-    desk: Desk, worker_database: Database
+@pytest.mark.parametrize(("first", "second"), [("EUR", "USD"), ("USD", "EUR")])
+async def test_the_currency_of_the_account_that_was_opened_first_is_the_primary_one(
+    caller: Caller, desk: Desk, worker_database: Database, first: str, second: str
 ) -> None:
     await rate(worker_database, "USD", "0.9")
-    await desk.pay_in(100)
-    await desk.pay_in(500, currency="USD")
-    body = shown(await desk.callers[0].get("/v1/ledger/balances"))
-    assert (body["totalValueEur"], body["primaryCurrency"]) == (Decimal("5.50"), "USD")
+    for currency, amount in ((first, 100), (second, 500)):
+        async with worker_database.organisation(desk.org_id) as session:
+            spec = AccountSpec("till:main", currency, AccountType.LIABILITY)
+            opened = await open_accounts(session, desk.org_id, [spec])
+            await session.commit()
+        till, deposits = opened["till:main", currency], desk.account("platform:deposits", currency)
+        await desk.post(Move(Kind.PAYIN, debit=deposits, credit=till, amount=amount))
+    body = shown(await caller.get(f"/v1/orgs/{caller.org_id}/ledger/balances", account="till:main"))
+    assert [each["currency"] for each in body["balances"]] == ["EUR", "USD"]
+    assert body["primaryCurrency"] == first
 
 
 async def test_a_client_without_an_account_has_nothing(desk: Desk) -> None:

@@ -57,10 +57,10 @@ async def test_a_rate_that_was_set_is_listed_and_counts(coffer: Any, worker_data
     [
         (("EUR", "USD", "0"), "decimal number above zero"),
         (("EUR", "USD", "1e3"), "decimal number above zero"),
-        (("EUR", "XXX", "1"), "is none of"),
-        (("EUR", "EUR", "1"), "another currency"),
+        (("EUR", "XXX", "1"), "quote is none of"),
+        (("EUR", "EUR", "1"), "quote must be another currency"),
         (("EUR", "USD", "1", "--at", "noon"), "must be an instant"),
-        (("EUR", "USD", "1", "--at", "2026-01-12T12:00:00"), "time zone"),
+        (("EUR", "USD", "1", "--at", "2026-01-12T12:00:00"), "at needs a time zone"),
     ],
 )
 async def test_a_rate_that_makes_no_sense_is_refused_in_one_line(
