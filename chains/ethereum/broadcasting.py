@@ -6,14 +6,14 @@ itself tells that a transaction is not going to be mined.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains import log
+from chains import answers, log
+from chains.answers import Sending, Verdict
 from chains.ethereum import receipts
 from chains.ethereum.bumping import bump
 from chains.ethereum.recently import Recently
@@ -30,14 +30,6 @@ logger = get_logger(__name__)
 _AT_ONCE: Final = 100
 # What is stored and not marked as sent is still on its way from whoever stored it, unless that one died.
 UNSENT_SECONDS = 2.0
-# geth: "already known"; erigon, nethermind: "AlreadyKnown", "already in pool"; besu: "Known transaction";
-# anvil and OpenEthereum: "transaction already imported".
-_KNOWN: Final = re.compile(r"already ?(known|imported|in\b)|known transaction", re.IGNORECASE)
-# geth, erigon, anvil: "nonce too low"; nethermind: "OldNonce"; besu: "Nonce below sender account nonce" or
-# "NONCE_TOO_LOW".
-_NONCE_TOO_LOW: Final = re.compile(
-    r"nonce[ _](?:is )?too[ _]low|old ?nonce|nonce (?:is )?below", re.IGNORECASE
-)
 
 
 async def broadcast(rpc: Rpc, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
@@ -83,25 +75,45 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
         return []
     taken: list[str] = []
     errors: dict[str, str] = {}
+    suspects: list[Sendable] = []
     async with log.between_transactions(session):
         for start in range(0, len(waiting), _AT_ONCE):
             part = waiting[start : start + _AT_ONCE]
             try:
-                answers = await rpc.batch(
+                answered = await rpc.batch(
                     [("eth_sendRawTransaction", ["0x" + one.raw.hex()]) for one in part]
                 )
             except ChainUnavailable as error:
                 # Perhaps sent, perhaps not. What comes after is sent later, in its order.
                 errors |= {one.hash: str(error) for one in waiting[start:]}
                 logger.warning("broadcast_unanswered", transactions=len(waiting) - start, error=str(error))
+                if _judge(error, "").nonce_used:
+                    suspects += waiting[start:]
                 break
-            for one, answer in zip(part, answers, strict=True):
-                if isinstance(answer, RpcError) and not _KNOWN.search(answer.message):
-                    errors[one.hash] = str(answer)
-                else:
+            for one, answer in zip(part, answered, strict=True):
+                verdict = _judge(answer, one.hash)
+                if verdict.nonce_used:
+                    suspects.append(one)
+                if verdict.sending is Sending.SENT:
                     taken.append(one.hash)
+                    continue
+                errors[one.hash] = (
+                    str(answer) if isinstance(answer, RpcError) else "the node answered with another hash"
+                )
+                logger.warning(
+                    "broadcast_refused",
+                    transactionId=one.transaction_id,
+                    judged=verdict.sending.value,
+                    error=errors[one.hash],
+                )
     await log.mark(session, ChainName.ETHEREUM, taken, errors)
-    return [one for one in waiting if _NONCE_TOO_LOW.search(errors.get(one.hash, ""))]
+    return suspects
+
+
+def _judge(answer: Any, hash: str) -> Verdict:
+    if isinstance(answer, RpcError):
+        return answers.of_error(ChainName.ETHEREUM, answer.code, answer.message, answer.data)
+    return answers.of_result(answer, hash)
 
 
 async def _find(

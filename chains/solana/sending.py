@@ -14,7 +14,8 @@ from typing import Any, Final
 from solders.message import Message
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains import log
+from chains import answers, log
+from chains.answers import Sending
 from chains.log import clean
 from chains.protocol import ChainName, ChainUnavailable, SignedTransaction, TransactionKind
 from chains.signers import Signers
@@ -69,13 +70,13 @@ class Sender:
         for at in range(0, len(attempts), _SENT_AT_ONCE):
             part = attempts[at : at + _SENT_AT_ONCE]
             async with log.between_transactions(session):
-                answers = await self._post(part)
-            sent = [hash for hash, answer in answers.items() if answer is None]
-            errors = {hash: str(answer) for hash, answer in answers.items() if answer is not None}
+                answered = await self._post(part)
+            sent = [hash for hash, answer in answered.items() if answer is None]
+            errors = {hash: str(answer) for hash, answer in answered.items() if answer is not None}
             if errors:
                 logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
             await log.mark(session, ChainName.SOLANA, sent, errors)
-            if any(answer is not None and not isinstance(answer, RpcError) for answer in answers.values()):
+            if any(answer is not None and not isinstance(answer, RpcError) for answer in answered.values()):
                 return False
         return True
 
@@ -87,8 +88,8 @@ class Sender:
         except ChainUnavailable as error:
             return dict.fromkeys((one.hash for one in attempts), ChainUnavailable(str(error)))
         alive = [one for one in attempts if height <= one.expires_at]
-        answers = await self._rpc.answers([_sending(one.raw) for one in alive])
-        return {one.hash: _refusal(answer, one.hash) for one, answer in zip(alive, answers, strict=True)}
+        answered = await self._rpc.answers([_sending(one.raw) for one in alive])
+        return {one.hash: _refusal(answer, one.hash) for one, answer in zip(alive, answered, strict=True)}
 
     async def _renew(self, session: AsyncSession, expired: Sequence[stored.Bytes], finalized: int) -> None:
         """Sign anew those of `expired` that can never be mined any more. `finalized` is a slot.
@@ -142,8 +143,10 @@ def _sending(raw: bytes) -> tuple[str, list[Any]]:
 def _refusal(answer: Any, hash: str) -> ChainUnavailable | None:
     """None when the node took the bytes or has them already; else what it said, which proves nothing."""
     if isinstance(answer, RpcError):
-        named = isinstance(answer.data, dict) and answer.data.get("err") == "AlreadyProcessed"
-        return None if named or "already been processed" in answer.message else answer
+        verdict = answers.of_error(ChainName.SOLANA, answer.code, answer.message, answer.data)
+        return None if verdict.sending is Sending.SENT else answer
     if isinstance(answer, ChainUnavailable):
         return answer
-    return None if answer == hash else ChainUnavailable(f"the node answered with another signature: {answer}")
+    if answers.of_result(answer, hash).sending is Sending.SENT:
+        return None
+    return ChainUnavailable(f"the node answered with another signature: {answer}")
