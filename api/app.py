@@ -32,6 +32,7 @@ from api.routes import (
 )
 from api.services import Services
 from chains.protocol import Chain, ChainName
+from core import collector
 from core.database import Database
 from core.errors import CofferError
 from core.settings import Settings
@@ -85,6 +86,7 @@ def create_app(settings: Settings, chains_of: ChainsOf = _keyless) -> FastAPI:
             intents=Together(database, payments.create),
             redis=redis,
         )
+        collector.settle()
         try:
             yield
         finally:

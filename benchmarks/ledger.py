@@ -17,6 +17,7 @@ import asyncpg
 
 from benchmarks.ledger_growth import measure_growth
 from benchmarks.ledger_ways import BATCH, Batches, GroupCommit, SetWise, Textbook, Way
+from core import collector
 from core.database import Database, listen_url
 from ledger.sealing.sealer import seal
 from sandbox.folders import Folder
@@ -48,6 +49,8 @@ async def run(urls: DatabaseUrls, progress: Progress, *, seconds: float = SECOND
     }
     for way in ways.values():
         await way.prepare()
+    # As a process that serves does.
+    collector.settle()
     try:
         rates = await _rates(ways, progress, seconds)
         lone, textbook_lone = await _alone(ways["group_commit"], ways["textbook"])

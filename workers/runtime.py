@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from chains.signers.keystore import Keystore
-from core import logs
+from core import collector, logs
 from core.database import Database
 from core.settings import Settings, get_settings
 from treasury.chains import Chains, build_chains
@@ -36,4 +36,6 @@ class Runtime:
 @cache
 def runtime() -> Runtime:
     """The runtime of this process."""
-    return Runtime.start(get_settings())
+    started = Runtime.start(get_settings())
+    collector.settle()
+    return started

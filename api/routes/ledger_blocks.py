@@ -71,7 +71,7 @@ async def get_ledger_block(org: ReadTreasury, request: Request, number: str) -> 
 async def prove_ledger_transfer(
     org: ReadTreasury, request: Request, transfer_id: Annotated[str, Path(alias="transferId")]
 ) -> Response:
-    """The proof that a transfer is in a sealed block, which anybody can check with `ledger/sealing/proof.py`."""
+    """The proof that a transfer is in a sealed block; anybody can check it with `ledger/sealing/proof.py`."""
     if not _UUID.fullmatch(transfer_id):
         raise UnknownTransfer
     async with services(request).database.organisation(org) as session:
