@@ -19,8 +19,8 @@ from ledger.commands import Hold, Move, PostHold, Reverse, VoidHold
 from ledger.errors import NotSealedYet, UnknownTransfer
 from ledger.models import AccountType, Kind, Phase
 from ledger.posting import post
-from ledger.sealing.blocks import Block
 from ledger.sealing import proof, verification
+from ledger.sealing.blocks import Block
 from ledger.sealing.sealer import COLUMNS, SealDiffers, prove, seal
 from ledger.sealing.verification import Difference, Finding, Head, Report, verify
 from ledger.tail import IncompleteBatch
