@@ -24,9 +24,19 @@ app.add_typer(commands, name="bench")
 
 
 @commands.command("ledger")
-def bench_ledger(as_json: AsJson = False) -> None:
-    """Reservations on one hot wallet, beside the textbook way and beside plain set-wise SQL."""
-    _show({"ledger": _measure("ledger")}, as_json)
+def bench_ledger(
+    as_json: AsJson = False,
+    grow_to: Annotated[
+        int | None, typer.Option(min=1, help="Fill the books to this many transfers too: 50000000.")
+    ] = None,
+) -> None:
+    """The books beside the textbook way and beside plain set-wise SQL, and as they grow."""
+    sizes = ledger.SIZES if grow_to is None else sorted({*ledger.SIZES, grow_to})
+
+    async def grown(progress: Progress) -> Figures:
+        return await ledger.run_alone(progress, sizes=sizes)
+
+    _show({"ledger": _measure("ledger", grown)}, as_json)
 
 
 @commands.command("api")
@@ -74,12 +84,12 @@ _BENCHES: Final[dict[str, Callable[[Progress], Awaitable[Figures]]]] = {
 }
 
 
-def _measure(name: str) -> Figures:
+def _measure(name: str, bench: Callable[[Progress], Awaitable[Figures]] | None = None) -> Figures:
     def progress(line: str) -> None:
         typer.echo(f"{name}: {line}", err=True)
 
     async def run() -> Figures:
-        return await _BENCHES[name](progress)
+        return await (bench or _BENCHES[name])(progress)
 
     return uvloop.run(run()) | {"machine": describe()}
 
