@@ -24,9 +24,9 @@ _MEET: Final = """
     INSERT INTO ledger_acquaintance (org_id, lower_account_id, higher_account_id, first_transfer)
     SELECT $1, lower, higher, transfer
     FROM unnest($2::bigint[], $3::bigint[], $4::uuid[]) AS met (lower, higher, transfer)
-    WHERE NOT EXISTS (SELECT FROM ledger_acquaintance AS known
-                      WHERE known.org_id = $1 AND known.lower_account_id = lower
-                        AND known.higher_account_id = higher)
+    WHERE (SELECT 1 FROM ledger_acquaintance AS known
+           WHERE known.org_id = $1 AND known.lower_account_id = lower AND known.higher_account_id = higher
+           LIMIT 1) IS NULL
     RETURNING first_transfer
 """
 

@@ -46,8 +46,12 @@ WATCHER: Final = "monitors"
 _STATES: Final = """
     SELECT monitor_id, account_id, counterparty_id, state::text
     FROM unnest($2::text[], $3::bigint[], $4::bigint[]) AS wanted (monitor, account, counterparty)
-        JOIN ledger_monitor_state ON org_id = $1 AND monitor_id = monitor AND account_id = account
-            AND counterparty_id = counterparty
+        CROSS JOIN LATERAL (
+            SELECT * FROM ledger_monitor_state
+            WHERE org_id = $1 AND monitor_id = monitor AND account_id = account
+              AND counterparty_id = counterparty
+            LIMIT 1
+        ) AS remembered
 """
 
 _REMEMBER: Final = """
@@ -249,15 +253,16 @@ def _see(watched: Sequence[Watched]) -> list[Hit]:
 
 async def _first_of_episodes(session: AsyncSession, org_id: UUID, trips: Sequence[Trip]) -> list[Hit]:
     """Of the trips, those that are not of the same episode as one before."""
-    keys = [Key(trip.hit.monitor.id, trip.hit.account.id, trip.counterparty) for trip in trips]
-    states = await _states(session, org_id, keys)
+    keys = [Key(trip.monitor.id, trip.account.id, trip.counterparty) for trip in trips]
+    states = await _states(session, org_id, list(dict.fromkeys(keys)))
     episodes: dict[Key, Episode] = {}
     hits = []
-    for key, trip in sorted(zip(keys, trips, strict=True), key=lambda pair: pair[1].hit.place):
+    for key, trip in sorted(zip(keys, trips, strict=True), key=lambda pair: pair[1].transfer.place):
         if key not in episodes:
-            episodes[key] = Episode(trip.window_seconds, states.get(key, {"last": None})["last"])
-        if episodes[key].begins(trip.hit.at):
-            hits.append(trip.hit)
+            last = states.get(key, {"last": None})["last"]
+            episodes[key] = Episode(trip.parameters.window_seconds, last)
+        if episodes[key].begins(trip.transfer.at):
+            hits.append(trip.hit())
     await _remember(session, org_id, {key: {"last": episode.last()} for key, episode in episodes.items()})
     return hits
 
