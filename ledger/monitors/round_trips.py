@@ -145,8 +145,8 @@ class Trip:
             self.transfer.at,
             self.transfer.amount,
             len(self.out) + 1,
-            f"{came} came back to {{account}} from {{0}}, after {{account}} had paid out {went} {to} within the"
-            f" {seconds} seconds before.",
+            f"{came} came back to {{account}} from {{0}}, after {{account}} had paid out {went} {to} within"
+            f" the {seconds} seconds before.",
             window_from=self.transfer.at - timedelta(seconds=seconds),
             transfers=[*self.out, self.transfer.id],
             counterparties=[self.counterparty] + ([] if self.between is None else [self.between]),
