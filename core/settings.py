@@ -116,6 +116,10 @@ class Settings(BaseSettings):
     ethereum: EthereumSettings | None = None
     solana: SolanaSettings | None = None
 
+    fault_point: str | None = Field(
+        default=None, description="For fault drills alone: where a worker dies, `point[:count][:pause]`."
+    )
+
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field(
         default="INFO", description="Least level that is logged."
     )

@@ -9,6 +9,7 @@ import os
 import sys
 from typing import Final
 
+from core import faults
 from core.settings import Settings
 from workers import dispatch, follow, sweep, tail
 from workers.broker import broker
@@ -22,6 +23,7 @@ _IDLE_MS: Final = 20
 
 def start(settings: Settings) -> None:
     """Replace this process by Dramatiq's, with as many processes and threads as the settings say."""
+    faults.arm(settings.fault_point)
     arguments = [
         *("--processes", str(settings.worker_processes)),
         *("--threads", str(settings.worker_threads)),

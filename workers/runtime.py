@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cache
 
 from chains.signers.keystore import Keystore
-from core import collector, logs
+from core import collector, faults, logs
 from core.database import Database
 from core.settings import Settings, get_settings
 from treasury.chains import Chains, build_chains
@@ -23,6 +23,7 @@ class Runtime:
     @classmethod
     def start(cls, settings: Settings) -> Runtime:
         logs.configure(settings)
+        faults.arm(settings.fault_point)
         if settings.worker_database_url is None:
             raise ValueError("a worker needs COFFER_WORKER_DATABASE_URL")
         keystore = Keystore.from_settings(settings)
