@@ -10,6 +10,7 @@ from sqlmodel import col, select
 
 from chains.protocol import Chain
 from core.database import Database
+from core.faults import Point, reach
 from core.locks import try_lock
 from treasury.models import Wallet
 
@@ -53,6 +54,7 @@ async def _prepare(database: Database, chain: Chain, org_id: UUID, address: str)
     async with database.everything() as session:
         prepared = await chain.prepare(session, org_id, address)
         await session.commit()
+        reach(Point.PREPARE_STORED)
     if prepared:
         async with database.everything() as session:
             await chain.broadcast(session, prepared)
