@@ -19,8 +19,9 @@ from solders.pubkey import Pubkey
 
 from chains.ethereum import calldata
 from chains.ethereum.fees import Fees
-from chains.ethereum.transactions import Call, sign_call
-from chains.protocol import Payout
+from chains.ethereum.transactions import Call, sign_calls
+from chains.protocol import Payout, TransactionKind
+from chains.signers import Purpose
 from chains.signers.keystore import Secp256k1Signer
 from chains.solana import transactions
 from chains.solana.addresses import token_account
@@ -57,7 +58,8 @@ async def ethereum(deployment: Deployment, recipients: Sequence[str]) -> float:
         Call(nonce, deployment.usdc, calldata.transfer(recipient, 1), _GAS)
         for nonce, recipient in enumerate(recipients)
     ]
-    signed = [await sign_call(signer, anvil.CHAIN_ID, _FEES, call) for call in calls]
+    purpose = Purpose(new_id("ctx"), TransactionKind.TRANSFER)
+    signed = await sign_calls(signer, anvil.CHAIN_ID, _FEES, [(call, purpose) for call in calls])
     first = int(await jsonrpc.call(url, "eth_blockNumber"), 16) + 1
     async with client() as node:
         places = asyncio.Semaphore(_REQUESTS_AT_ONCE)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from chains.protocol import Chain, ChainName
-from chains.signers import Signer, Signers, UnknownKey
+from chains.signers import Curve, Signer, Signers, UnknownKey
 from core.money import ETH, SOL, Currency
 from core.settings import Settings
 
@@ -18,8 +18,11 @@ NATIVE: Final[dict[ChainName, Currency]] = {ChainName.ETHEREUM: ETH, ChainName.S
 class NoSigners:
     """For a process that must not sign: it knows no key."""
 
-    async def signer(self, address: str) -> Signer:
+    async def signer(self, address: str, derivation: int | None = None) -> Signer:
         raise UnknownKey(address)
+
+    async def derive(self, curve: Curve, index: int) -> str:
+        raise UnknownKey("a master seed")
 
 
 def build_chains(settings: Settings, signers: Signers) -> dict[ChainName, Chain]:

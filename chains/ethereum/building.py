@@ -6,7 +6,6 @@ read between the two is then counted twice, never not at all, and a payout that 
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Final
@@ -21,7 +20,7 @@ from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Call as RpcCall
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.ethereum.simulation import covered, simulate
-from chains.ethereum.transactions import GAS_CAP, Call, Signed, delegation_code, sign_call, sign_delegation
+from chains.ethereum.transactions import GAS_CAP, Call, delegation_code, sign_calls, sign_delegation
 from chains.ethereum.wallets import (
     ForeignNonces,
     Nonces,
@@ -38,7 +37,8 @@ from chains.protocol import (
     SignedTransaction,
     TransactionKind,
 )
-from chains.signers import Signer, Signers
+from chains.signers import Purpose, Signer, Signers, SigningRefused
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
 from core.settings import EthereumSettings
@@ -49,8 +49,6 @@ logger = get_logger(__name__)
 _TRANSFER_GAS: Final = 100_000
 # 21,000 for the transaction, 25,000 for the authorization (EIP-7702), and the account's `receive`.
 _DELEGATION_GAS: Final = 100_000
-# Signatures asked for side by side: a remote signer answers in tens of milliseconds.
-_SIGNED_AT_ONCE: Final = 64
 
 
 class InsufficientGas(ChainUnavailable):
@@ -111,8 +109,15 @@ async def build(
         raise InsufficientGas(
             f"{address} has {state.native_balance} wei, too little for the gas of a transaction"
         )
-    signed = await _sign(settings, await signers.signer(address), state.fees, nonces, affordable)
+    try:
+        signed = await _sign(settings, await signers.signer(address), state.fees, nonces, affordable)
+    except SigningRefused as error:
+        # Whose fault it is goes; the others come again, under the same nonces.
+        if not error.rejections:
+            raise
+        return Built(rejected=[*rejected, *error.rejections])
     if signed:
+        reach(Point.BUILD_SIGNED)
         await nonces.keep(session)
         await log.record(session, org_id, ChainName.ETHEREUM, address, signed, state.height)
     return Built(transactions=signed, rejected=rejected)
@@ -171,10 +176,11 @@ async def _delegate(
         return []
     signer = await signers.signer(address)
     nonce = nonces.take(2)
-    signature = await sign_delegation(signer, settings.chain_id, state.fees, nonce, delegate, _DELEGATION_GAS)
-    planned = SignedTransaction(
-        new_id("ctx"), TransactionKind.DELEGATION, (), signature.raw, signature.hash, nonce
+    id = new_id("ctx")
+    signature = await sign_delegation(
+        signer, settings.chain_id, state.fees, nonce, delegate, _DELEGATION_GAS, id
     )
+    planned = SignedTransaction(id, TransactionKind.DELEGATION, (), signature.raw, signature.hash, nonce)
     await nonces.keep(session)
     await log.record(session, org_id, ChainName.ETHEREUM, address, [planned], state.height)
     return [planned.id]
@@ -239,12 +245,8 @@ async def _sign(
 ) -> list[SignedTransaction]:
     """Sign with consecutive nonces, in order."""
     calls = [_call(settings, signer.address, one, nonces.take()) for one in planned]
-    signatures: list[Signed] = []
-    for start in range(0, len(calls), _SIGNED_AT_ONCE):
-        part = calls[start : start + _SIGNED_AT_ONCE]
-        signatures += await asyncio.gather(
-            *(sign_call(signer, settings.chain_id, fees, call) for call in part)
-        )
+    purposes = [Purpose(one.id, one.kind, one.payouts, settings.usdc) for one in planned]
+    signatures = await sign_calls(signer, settings.chain_id, fees, list(zip(calls, purposes, strict=True)))
     signed = [
         SignedTransaction(one.id, one.kind, one.payouts, signature.raw, signature.hash, call.nonce)
         for one, call, signature in zip(planned, calls, signatures, strict=True)

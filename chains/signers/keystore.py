@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
@@ -22,7 +23,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 from solders.keypair import Keypair
 
-from chains.signers import Curve, Signer, UnknownKey
+from chains.signers import Curve, Signer, SigningRequest, UnknownKey
 from core.settings import Settings
 
 _SCRYPT_N: Final = 2**17
@@ -57,8 +58,11 @@ class Secp256k1Signer:
             to_checksum_address(keccak(self._key.public_key.format(compressed=False)[1:])[-20:])
         )
 
-    async def sign(self, payload: bytes) -> bytes:
-        return self._key.sign_recoverable(payload, hasher=None)
+    async def sign(self, request: SigningRequest) -> bytes:
+        return self._key.sign_recoverable(request.payload(), hasher=None)
+
+    async def sign_many(self, requests: Sequence[SigningRequest]) -> list[bytes]:
+        return [await self.sign(request) for request in requests]
 
 
 class Ed25519Signer:
@@ -70,8 +74,11 @@ class Ed25519Signer:
         self._keypair = Keypair.from_seed(secret)
         self.address = str(self._keypair.pubkey())
 
-    async def sign(self, payload: bytes) -> bytes:
-        return bytes(self._keypair.sign_message(payload))
+    async def sign(self, request: SigningRequest) -> bytes:
+        return bytes(self._keypair.sign_message(request.payload()))
+
+    async def sign_many(self, requests: Sequence[SigningRequest]) -> list[bytes]:
+        return [await self.sign(request) for request in requests]
 
 
 class Keystore:
@@ -111,7 +118,12 @@ class Keystore:
             stream.write(msgspec.json.encode(file))
         return signer.address
 
-    async def signer(self, address: str) -> Signer:
+    async def derive(self, curve: Curve, index: int) -> str:
+        raise UnknownKey("a master seed")
+
+    async def signer(self, address: str, derivation: int | None = None) -> Signer:
+        if derivation is not None:
+            raise UnknownKey(address)
         opening = self._opened.get(address)
         if opening is None:
             opening = self._opened[address] = self._opener.submit(self._read, address)

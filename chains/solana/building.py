@@ -28,13 +28,14 @@ from chains.protocol import (
     SignedTransaction,
     TransactionKind,
 )
-from chains.signers import Signers
+from chains.signers import Purpose, Signers, SigningRefused
 from chains.solana import stored, transactions
 from chains.solana.accounts import TOKEN_ACCOUNT_SIZE, Wallet, screen
 from chains.solana.addresses import token_account
 from chains.solana.errors import ACCOUNT_FROZEN, INSUFFICIENT_FUNDS, describe, instruction_error
 from chains.solana.rpc import Rpc, contents
 from chains.solana.transactions import MAX_COMPUTE_UNITS, Draft, Transfer
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
 from core.settings import SolanaSettings
@@ -117,16 +118,28 @@ class Builder:
             return Built([], rejected)
 
         latest = await self.latest_blockhash()
-        signed = []
+        reach(Point.BUILD_NUMBERED)
+        asked = []
         for plan in plans:
             drafted = self._draft(address, plan.transfers, plan.id, plan.limit, price, plan.together)
             made = transactions.message(Pubkey.from_string(address), drafted, latest.hash)
-            hash, raw = await transactions.sign(made, signer)
             kind = TransactionKind.TRANSFER if len(plan.transfers) == 1 else TransactionKind.BATCH
             paid = tuple(transfer.payout for transfer in plan.transfers)
-            signed.append(
-                SignedTransaction(plan.id, kind, paid, raw, hash, expires_at=latest.last_valid_height)
+            asked.append((made, Purpose(plan.id, kind, paid, self._settings.usdc)))
+        try:
+            signatures = await transactions.sign_many(asked, signer)
+        except SigningRefused as error:
+            # Whose fault it is goes; the others come again.
+            if not error.rejections:
+                raise
+            return Built([], [*rejected, *error.rejections])
+        signed = [
+            SignedTransaction(
+                purpose.id, purpose.kind, purpose.payouts, raw, hash, expires_at=latest.last_valid_height
             )
+            for (_, purpose), (hash, raw) in zip(asked, signatures, strict=True)
+        ]
+        reach(Point.BUILD_SIGNED)
         await log.record(session, org_id, ChainName.SOLANA, address, signed, latest.slot)
         return Built(signed, rejected)
 

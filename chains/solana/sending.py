@@ -16,13 +16,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import answers, log
 from chains.answers import Sending
-from chains.log import clean
-from chains.protocol import ChainName, ChainUnavailable, SignedTransaction, TransactionKind
-from chains.signers import Signers
+from chains.log import Answer, clean
+from chains.protocol import ChainName, ChainUnavailable, Payout, SignedTransaction, TransactionKind
+from chains.signers import Purpose, Signers
 from chains.solana import stored, transactions
 from chains.solana.building import Blockhash, Builder
 from chains.solana.history import Expired, History
 from chains.solana.rpc import Rpc, RpcError
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.settings import SolanaSettings
 
@@ -68,14 +69,18 @@ class Sender:
         transaction is open while it is asked, and none of `attempts` was written by the one that is committed
         here."""
         for at in range(0, len(attempts), _SENT_AT_ONCE):
+            if at:
+                reach(Point.SEND_PART)
             part = attempts[at : at + _SENT_AT_ONCE]
             async with log.between_transactions(session):
+                reach(Point.SEND_BEGUN)
                 answered = await self._post(part)
-            sent = [hash for hash, answer in answered.items() if answer is None]
-            errors = {hash: str(answer) for hash, answer in answered.items() if answer is not None}
-            if errors:
-                logger.warning("broadcast_refused", count=len(errors), error=next(iter(errors.values())))
-            await log.mark(session, ChainName.SOLANA, sent, errors)
+                reach(Point.SEND_ANSWERED)
+            said = {hash: _judged(answer) for hash, answer in answered.items()}
+            for hash, one in said.items():
+                if one.sending is not Sending.SENT:
+                    logger.warning("broadcast_refused", hash=hash, judged=one.sending.value, error=one.error)
+            await log.mark(session, ChainName.SOLANA, said)
             if any(answer is not None and not isinstance(answer, RpcError) for answer in answered.values()):
                 return False
         return True
@@ -107,13 +112,17 @@ class Sender:
             prices = {address: await self._builder.price(address) for address in addresses}
         if not lost:
             return
+        reach(Point.RENEW_PROVEN)
         locked = await stored.lock(session, sorted(lost))
         current = await stored.attempts(session, locked)
+        paid = await log.payouts(session, locked)
         for one in await stored.newest(session, locked):
             if current[one.transaction_id] != attempts[one.transaction_id]:
                 continue
             try:
-                signed = await self._signed_anew(one, latest, prices[one.address])
+                payouts = tuple(paid[one.transaction_id])
+                signed = await self._signed_anew(one, payouts, latest, prices[one.address])
+                reach(Point.RENEW_SIGNED)
                 async with session.begin_nested():
                     await log.add_attempts(session, one.org_id, ChainName.SOLANA, [signed], latest.slot)
             except Exception as error:
@@ -121,11 +130,16 @@ class Sender:
                 reason = clean(repr(error))
                 logger.error("not_signed_anew", transactionId=one.transaction_id, error=reason)
                 continue
+            reach(Point.RENEW_STORED)
             logger.info("signed_anew", transactionId=one.transaction_id, expired=one.hash, signed=signed.hash)
 
-    async def _signed_anew(self, one: stored.Bytes, latest: Blockhash, price: int) -> SignedTransaction:
+    async def _signed_anew(
+        self, one: stored.Bytes, payouts: tuple[Payout, ...], latest: Blockhash, price: int
+    ) -> SignedTransaction:
         made: Message = transactions.renewed(one.raw, latest.hash, price)
-        hash, raw = await transactions.sign(made, await self._signers.signer(one.address))
+        kind = TransactionKind.TRANSFER if len(payouts) == 1 else TransactionKind.BATCH
+        purpose = Purpose(one.transaction_id, kind, payouts, self._settings.usdc)
+        hash, raw = await transactions.sign(made, await self._signers.signer(one.address), purpose)
         return SignedTransaction(
             one.transaction_id, TransactionKind.BATCH, (), raw, hash, expires_at=latest.last_valid_height
         )
@@ -138,6 +152,16 @@ def _expired(newest: stored.Bytes, attempts: Mapping[str, int]) -> Expired:
 def _sending(raw: bytes) -> tuple[str, list[Any]]:
     options = {"encoding": "base64", "skipPreflight": True, "maxRetries": 0}
     return "sendTransaction", [base64.b64encode(raw).decode(), options]
+
+
+def _judged(refusal: ChainUnavailable | None) -> Answer:
+    """The class of what `_refusal` told."""
+    if refusal is None:
+        return Answer(Sending.SENT)
+    if not isinstance(refusal, RpcError):
+        return Answer(Sending.MAYBE_SENT, str(refusal))
+    verdict = answers.of_error(ChainName.SOLANA, refusal.code, refusal.message, refusal.data)
+    return Answer(verdict.sending, str(refusal))
 
 
 def _refusal(answer: Any, hash: str) -> ChainUnavailable | None:

@@ -23,8 +23,8 @@ from solders.pubkey import Pubkey
 from solders.signature import Signature
 from spl.token.constants import ASSOCIATED_TOKEN_PROGRAM_ID, TOKEN_PROGRAM_ID
 
-from chains.protocol import Payout
-from chains.signers import Signer
+from chains.protocol import ChainName, Payout
+from chains.signers import Purpose, Signer, SigningRequest
 from chains.solana.addresses import SYSTEM_PROGRAM
 
 # IPv6's least MTU less headers (PACKET_DATA_SIZE)
@@ -148,16 +148,29 @@ def unsigned(made: Message) -> bytes:
     return _UNSIGNED + bytes(made)
 
 
-async def sign(made: Message, signer: Signer) -> tuple[str, bytes]:
-    """The signature in base58, which is the transaction's name on chain, and the bytes to send."""
-    payload = bytes(made)
-    answer = await signer.sign(payload)
-    if len(answer) != _SIGNATURE_SIZE:
-        raise SigningFailed(signer.address)
-    signature = Signature.from_bytes(answer)
-    if not signature.verify(made.account_keys[0], payload):
-        raise SigningFailed(signer.address)
-    return str(signature), b"\x01" + answer + payload
+async def sign(made: Message, signer: Signer, purpose: Purpose) -> tuple[str, bytes]:
+    """The signature in base58, which is the transaction's name on chain, and the bytes to send.
+
+    Raises `SigningFailed`, `SigningRefused` and `SignerUnavailable`."""
+    (signed,) = await sign_many([(made, purpose)], signer)
+    return signed
+
+
+async def sign_many(asked: Sequence[tuple[Message, Purpose]], signer: Signer) -> list[tuple[str, bytes]]:
+    """As `sign`, all or none, in one question to the signer."""
+    requests = [
+        SigningRequest(ChainName.SOLANA, signer.address, bytes(made), purpose) for made, purpose in asked
+    ]
+    answers = await signer.sign_many(requests)
+    signed = []
+    for (made, _), request, answer in zip(asked, requests, answers, strict=True):
+        if len(answer) != _SIGNATURE_SIZE:
+            raise SigningFailed(signer.address)
+        signature = Signature.from_bytes(answer)
+        if not signature.verify(made.account_keys[0], request.unsigned):
+            raise SigningFailed(signer.address)
+        signed.append((str(signature), b"\x01" + answer + request.unsigned))
+    return signed
 
 
 def renewed(raw: bytes, blockhash: Hash, price: int) -> Message:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Sequence
 
 import pytest
 from eth_abi.abi import encode
@@ -11,14 +12,22 @@ from eth_utils.crypto import keccak
 
 from chains.ethereum import calldata
 from chains.ethereum.fees import Fees, FeesTooHigh, offer
-from chains.ethereum.transactions import Call, SignatureError, sign_call, sign_delegation
-from chains.protocol import ChainUnavailable, Payout
-from chains.signers import Curve
+from chains.ethereum.transactions import (
+    Call,
+    SignatureError,
+    TransferAuthorization,
+    sign_call,
+    sign_delegation,
+    sign_transfer_authorization,
+)
+from chains.protocol import ChainUnavailable, Payout, TransactionKind
+from chains.signers import Curve, Purpose, SigningRequest
 from chains.signers.keystore import Secp256k1Signer
 from core.settings import EthereumSettings
 
 FEES = Fees(max_fee=3_000_000_000, tip=1_000_000_000)
 TO = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
+PURPOSE = Purpose("ctx_1", TransactionKind.TRANSFER, (Payout("pi", TO, 5_000_000),), TO)
 SETTINGS = EthereumSettings(rpc_url="http://node", chain_id=1, usdc=TO, priority_fee_wei=7, max_fee_wei=1_000)
 
 
@@ -26,7 +35,7 @@ SETTINGS = EthereumSettings(rpc_url="http://node", chain_id=1, usdc=TO, priority
 async def test_a_transfer_is_encoded_as_eth_account_does(nonce: int) -> None:
     secret = secrets.token_bytes(32)
     data = calldata.transfer(TO, 5_000_000)
-    ours = await sign_call(Secp256k1Signer(secret), 1, FEES, Call(nonce, TO, data, 100_000))
+    ours = await sign_call(Secp256k1Signer(secret), 1, FEES, Call(nonce, TO, data, 100_000), PURPOSE)
     theirs = Account.sign_transaction(
         {
             "chainId": 1,
@@ -46,7 +55,7 @@ async def test_a_transfer_is_encoded_as_eth_account_does(nonce: int) -> None:
 async def test_a_delegation_is_encoded_as_eth_account_does() -> None:
     secret = secrets.token_bytes(32)
     signer = Secp256k1Signer(secret)
-    ours = await sign_delegation(signer, 1, FEES, 4, TO, 100_000)
+    ours = await sign_delegation(signer, 1, FEES, 4, TO, 100_000, "ctx_1")
     authorization = Account.sign_authorization({"chainId": 1, "address": TO, "nonce": 5}, secret)
     theirs = Account.sign_transaction(
         {
@@ -65,6 +74,33 @@ async def test_a_delegation_is_encoded_as_eth_account_does() -> None:
     assert (ours.raw, ours.hash) == (bytes(theirs.raw_transaction), theirs.hash.to_0x_hex())
 
 
+@pytest.mark.parametrize("receive", [False, True])
+async def test_an_authorization_is_signed_as_eth_account_does(receive: bool) -> None:
+    secret = secrets.token_bytes(32)
+    signer = Secp256k1Signer(secret)
+    given = TransferAuthorization(TO, "USD Coin", "2", TO, 5, 0, 2**40, bytes(range(32)), receive)
+    ours = await sign_transfer_authorization(signer, 1, given, PURPOSE)
+    fields = ("from address", "to address", "value uint256", "validAfter uint256", "validBefore uint256")
+    theirs = Account.sign_typed_data(
+        secret,
+        {"name": "USD Coin", "version": "2", "chainId": 1, "verifyingContract": TO},
+        {
+            ("ReceiveWithAuthorization" if receive else "TransferWithAuthorization"): [
+                dict(zip(("name", "type"), one.split(), strict=True)) for one in (*fields, "nonce bytes32")
+            ]
+        },
+        {
+            "from": signer.address,
+            "to": TO,
+            "value": 5,
+            "validAfter": 0,
+            "validBefore": 2**40,
+            "nonce": bytes(range(32)),
+        },
+    )
+    assert ours == bytes(theirs.signature)
+
+
 class Impostor:
     """A signer whose key is not that of its address."""
 
@@ -74,13 +110,16 @@ class Impostor:
         self.address = Secp256k1Signer(secrets.token_bytes(32)).address
         self._other = Secp256k1Signer(secrets.token_bytes(32))
 
-    async def sign(self, payload: bytes) -> bytes:
-        return await self._other.sign(payload)
+    async def sign(self, request: SigningRequest) -> bytes:
+        return await self._other.sign(request)
+
+    async def sign_many(self, requests: Sequence[SigningRequest]) -> list[bytes]:
+        return await self._other.sign_many(requests)
 
 
 async def test_a_signature_by_another_key_is_refused() -> None:
     with pytest.raises(SignatureError):
-        await sign_call(Impostor(), 1, FEES, Call(0, TO, b"", 21_000))
+        await sign_call(Impostor(), 1, FEES, Call(0, TO, b"", 21_000), PURPOSE)
 
 
 def test_a_payment_of_a_batch_is_twenty_bytes_of_recipient_and_twelve_of_amount() -> None:

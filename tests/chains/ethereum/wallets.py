@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.ethereum import Ethereum
 from chains.protocol import Built, Payout, Progress, TransactionStatus
-from chains.signers import UnknownKey
+from chains.signers import Curve, UnknownKey
 from chains.signers.keystore import Secp256k1Signer
 from core.database import Database
 from core.settings import EthereumSettings
@@ -29,10 +29,13 @@ class OneKey:
     def __init__(self, signer: Secp256k1Signer) -> None:
         self._signer = signer
 
-    async def signer(self, address: str) -> Secp256k1Signer:
+    async def signer(self, address: str, derivation: int | None = None) -> Secp256k1Signer:
         if address != self._signer.address:
             raise UnknownKey(address)
         return self._signer
+
+    async def derive(self, curve: Curve, index: int) -> str:
+        raise UnknownKey("a master seed")
 
 
 @dataclass

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from solders.hash import Hash
 from solders.keypair import Keypair
 from solders.message import Message
 
-from chains.protocol import Payout
-from chains.signers import Curve
+from chains.protocol import Payout, TransactionKind
+from chains.signers import Curve, Purpose, SigningRequest
 from chains.signers.keystore import Ed25519Signer
 from chains.solana import transactions
 from chains.solana.transactions import MAX_SIZE, SigningFailed, Transfer
@@ -90,10 +92,14 @@ class Forger:
     def __init__(self, address: str) -> None:
         self.address = address
 
-    async def sign(self, payload: bytes) -> bytes:
-        return await Ed25519Signer(bytes(32)).sign(payload)
+    async def sign(self, request: SigningRequest) -> bytes:
+        return await Ed25519Signer(bytes(32)).sign(request)
+
+    async def sign_many(self, requests: Sequence[SigningRequest]) -> list[bytes]:
+        return await Ed25519Signer(bytes(32)).sign_many(requests)
 
 
 async def test_a_signature_of_another_key_is_never_stored() -> None:
+    purpose = Purpose(MEMO, TransactionKind.TRANSFER)
     with pytest.raises(SigningFailed):
-        await transactions.sign(message(transfers(1, creates=False)), Forger(str(PAYER)))
+        await transactions.sign(message(transfers(1, creates=False)), Forger(str(PAYER)), purpose)

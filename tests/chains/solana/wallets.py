@@ -12,7 +12,7 @@ from solders.keypair import Keypair
 from sqlalchemy import text
 
 from chains.protocol import Built, Payout, Progress, TransactionStatus
-from chains.signers import UnknownKey
+from chains.signers import Curve, UnknownKey
 from chains.signers.keystore import Ed25519Signer
 from chains.solana import Solana
 from core.database import Database
@@ -30,10 +30,13 @@ class OneKey:
     def __init__(self, signer: Ed25519Signer) -> None:
         self._signer = signer
 
-    async def signer(self, address: str) -> Ed25519Signer:
+    async def signer(self, address: str, derivation: int | None = None) -> Ed25519Signer:
         if address != self._signer.address:
             raise UnknownKey(address)
         return self._signer
+
+    async def derive(self, curve: Curve, index: int) -> str:
+        raise UnknownKey("a master seed")
 
 
 @dataclass
