@@ -7,7 +7,18 @@ from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
-from sqlalchemy import BigInteger, CheckConstraint, Column, Index, Text, UniqueConstraint, text
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    CheckConstraint,
+    Column,
+    Index,
+    SmallInteger,
+    Text,
+    UniqueConstraint,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlmodel import Field, SQLModel
 
 from core.clock import now
@@ -79,7 +90,9 @@ class PaymentIntent(SQLModel, table=True):
     """A USDC transfer on a chain, from the promise to the final block.
 
     `amount` and `fee` are in smallest units; `source` is what the caller named in `from`. `debit_hold` is
-    the pending ledger transfer of a broadcast payment.
+    the pending ledger transfer of a broadcast payment. `created_by` is the principal who asked for it.
+    `counted` names the limits that it used a share of: a policy's id for the day's, with `/recipient` behind
+    it for the recipient's.
     """
 
     __tablename__ = "payment_intent"
@@ -89,9 +102,17 @@ class PaymentIntent(SQLModel, table=True):
             "status IN ('RESERVED', 'BROADCAST', 'CONFIRMED', 'FINALIZED', 'FAILED', 'CANCELED', 'REFUNDED')",
             name="known_status",
         ),
+        CheckConstraint("urgency IN ('low', 'normal', 'high')", name="known_urgency"),
         Index(
             "ix_payment_intent_waiting", "org_id", "wallet_id", "id",
-            postgresql_where=text("status = 'RESERVED'"),
+            postgresql_where=text("status = 'RESERVED' AND NOT awaiting_approval"),
+        ),
+        Index(
+            "ix_payment_intent_unapproved", "org_id", "created_at",
+            postgresql_where=text("status = 'RESERVED' AND awaiting_approval"),
+        ),
+        CheckConstraint(
+            "awaiting_approval = (approvals_given < approvals_required)", name="approvals_wanting"
         ),
         Index(
             "ix_payment_intent_reference", "org_id", "reference", "id",
@@ -110,6 +131,7 @@ class PaymentIntent(SQLModel, table=True):
     wallet_id: str = Field(sa_column=typeid())
     fund_id: str = Field(sa_column=typeid())
     status: str = "RESERVED"
+    urgency: str = Field(default="normal", sa_column_kwargs={"server_default": text("'normal'")})
     reference: str | None = None
     details: dict[str, Any] = Field(sa_column=json_object())
     debit_hold: UUID | None = None
@@ -118,6 +140,17 @@ class PaymentIntent(SQLModel, table=True):
     fee: int | None = Field(default=None, sa_column=units(nullable=True))
     failure_code: str | None = None
     failure_message: str | None = None
+    created_by: str | None = Field(default=None, sa_column=Column(Text))
+    awaiting_approval: bool = Field(
+        default=False, sa_column=Column(Boolean, nullable=False, server_default=text("false"))
+    )
+    approvals_required: int = Field(
+        default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
+    )
+    approvals_given: int = Field(
+        default=0, sa_column=Column(SmallInteger, nullable=False, server_default=text("0"))
+    )
+    counted: list[str] | None = Field(default=None, sa_column=Column(ARRAY(Text)))
     created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
     broadcast_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
     confirmed_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))

@@ -1,0 +1,1 @@
+"""Policies of payments: lists of recipients, limits, approvals; asked at creation and before signing."""
