@@ -26,7 +26,7 @@ from core.columns import instant, typeid, units
 
 
 class ChainTransaction(SQLModel, table=True):
-    """One transaction that was signed: what it is, and where it has got to.
+    """One transaction that was signed: what it is, and where it has got to (docs/transaction-states.md).
 
     `hash`, block and costs are those of the attempt that was mined, and provisional until FINALIZED.
     """
@@ -35,9 +35,24 @@ class ChainTransaction(SQLModel, table=True):
     __table_args__ = (
         UniqueConstraint("chain", "address", "nonce"),
         CheckConstraint(
-            "status IN ('SIGNED', 'BROADCAST', 'CONFIRMED', 'FINALIZED', 'EXPIRED')", name="known_status"
+            "status IN ('SIGNED', 'BROADCAST', 'INCLUDED', 'CONFIRMED', 'FINALIZED', 'EXPIRED',"
+            " 'QUARANTINED')",
+            name="known_status",
         ),
-        CheckConstraint("kind IN ('transfer', 'batch', 'delegation')", name="known_kind"),
+        CheckConstraint(
+            "kind IN ('transfer', 'batch', 'delegation', 'approval', 'sweep', 'move', 'fill')",
+            name="known_kind",
+        ),
+        CheckConstraint(
+            "(status IN ('INCLUDED', 'CONFIRMED', 'FINALIZED'))"
+            " = (num_nulls(block_number, block_hash, hash, succeeded, fee, rent) = 0)",
+            name="in_a_block",
+        ),
+        CheckConstraint(
+            "status IN ('INCLUDED', 'CONFIRMED', 'FINALIZED')"
+            " OR num_nonnulls(block_number, block_hash, hash, succeeded, fee, rent) = 0",
+            name="in_no_block",
+        ),
         Index(
             "ix_chain_transaction_open",
             "chain",
@@ -67,12 +82,17 @@ class ChainTransaction(SQLModel, table=True):
 
 class ChainAttempt(SQLModel, table=True):
     """Signed bytes of a transaction. `sent_at` is when a node last took them; without it they may still
-    have been sent. `created_height` is the chain's height when they were signed."""
+    have been sent. `created_height` is the chain's height when they were signed.
+
+    `answer` is the strongest of what nodes said of the bytes (docs/rpc-answers.md): sent, maybe_sent,
+    not_sent, or null while none was asked. Bytes that `cancels` pay nothing: they only use up the nonce.
+    """
 
     __tablename__ = "chain_attempt"
     __table_args__ = (
         Index("ix_chain_attempt_transaction", "transaction_id"),
         Index("ix_chain_attempt_org", "org_id"),
+        CheckConstraint("answer IN ('sent', 'maybe_sent', 'not_sent')", name="known_answer"),
     )
 
     chain: str = Field(primary_key=True)
@@ -84,13 +104,19 @@ class ChainAttempt(SQLModel, table=True):
     raw: bytes = Field(sa_column=Column(LargeBinary, nullable=False))
     created_height: int = Field(default=0, sa_column=Column(BigInteger, nullable=False))
     expires_at: int | None = Field(default=None, sa_column=Column(BigInteger))
+    cancels: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
     sent_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    answer: str | None = None
     error: str | None = Field(default=None, description="What the node last answered, when it was no yes.")
     created_at: datetime = Field(sa_column=instant(default_now=True))
 
 
 class ChainPayout(SQLModel, table=True):
-    """One payment inside a transaction, in its order. `reference` is the business of whoever asked for it."""
+    """One payment inside a transaction, in its order. `reference` is the business of whoever asked for it.
+
+    `paid` is what the block did with it, `code` and `error` why not, and `retry` whether it may be handed
+    over again once that is final.
+    """
 
     __tablename__ = "chain_payout"
     __table_args__ = (Index("ix_chain_payout_reference", "org_id", "reference"),)
@@ -104,7 +130,9 @@ class ChainPayout(SQLModel, table=True):
     recipient: str
     amount: int = Field(sa_column=units())
     paid: bool | None = None
+    code: str | None = None
     error: str | None = None
+    retry: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
 class ChainWallet(SQLModel, table=True):

@@ -39,6 +39,14 @@ class ChainUnavailable(Exception):
     """The node did not answer, or not in a way that can be relied on. Nothing is known of what it did."""
 
 
+class Urgency(StrEnum):
+    """How much a transaction offers to be mined soon."""
+
+    LOW = "low"
+    NORMAL = "normal"
+    HIGH = "high"
+
+
 @dataclass(frozen=True, slots=True)
 class Payout:
     """One payment to make: `amount` in the smallest unit of the token, to a checked address."""
@@ -46,6 +54,7 @@ class Payout:
     reference: str
     to: str
     amount: int
+    urgency: Urgency = Urgency.NORMAL
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +71,7 @@ class SignedTransaction:
     """Signed bytes that are ready to be stored, and only then sent.
 
     `hash` is the transaction hash or the first signature. `nonce` is Ethereum's. `expires_at` is Solana's
-    last valid block height.
+    last valid block height. One that `cancels` only uses up the nonce.
     """
 
     id: str
@@ -72,14 +81,24 @@ class SignedTransaction:
     hash: str
     nonce: int | None = None
     expires_at: int | None = None
+    cancels: bool = False
 
 
 class TransactionKind(StrEnum):
-    """What a transaction is for."""
+    """What a transaction is for.
+
+    TRANSFER pays one, BATCH several. DELEGATION and APPROVAL ready a wallet for batches. SWEEP brings a
+    deposit to the treasury, MOVE the treasury's money to another of its addresses. FILL pays nothing: it uses
+    up a nonce that was given out and whose bytes are lost.
+    """
 
     TRANSFER = "transfer"
     BATCH = "batch"
     DELEGATION = "delegation"
+    APPROVAL = "approval"
+    SWEEP = "sweep"
+    MOVE = "move"
+    FILL = "fill"
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,27 +111,36 @@ class Built:
 
 
 class TransactionStatus(StrEnum):
-    """Where a transaction is. SIGNED means stored, and so perhaps sent."""
+    """Where a transaction is; docs/transaction-states.md has the ways from one to the next.
+
+    SIGNED: stored, and so perhaps sent. BROADCAST: a node took it. INCLUDED: in a block. CONFIRMED: the block
+    is deep enough to be told of. FINALIZED: for good. EXPIRED: none of its bytes can ever be mined, which is
+    proven. QUARANTINED: its nonce was used by a final transaction that is not ours; a person has to look.
+    """
 
     SIGNED = "SIGNED"
     BROADCAST = "BROADCAST"
+    INCLUDED = "INCLUDED"
     CONFIRMED = "CONFIRMED"
     FINALIZED = "FINALIZED"
     EXPIRED = "EXPIRED"
+    QUARANTINED = "QUARANTINED"
 
 
 @dataclass(frozen=True, slots=True)
 class PayoutResult:
     """What the chain did with one payout of a mined transaction.
 
-    `retry`: not paid through no fault of its own that is known, and once the transaction is FINALIZED it
-    never will be by it: the caller may hand it over again.
+    `code` (docs/failure-codes.md) and `error` say why it was not paid. `retry`: not through a fault of its
+    own that is known, and once the transaction is FINALIZED it never will be by it: the caller may hand it
+    over again.
     """
 
     reference: str
     paid: bool
     error: str | None = None
     retry: bool = False
+    code: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,9 +148,9 @@ class Progress:
     """A transaction that moved on, and what it cost.
 
     `status` is CONFIRMED, FINALIZED, or BROADCAST for one that a reorganisation took back out of the chain;
-    then results and costs are void. `fee` is what the chain charged in the smallest unit of its native
-    asset; `rent` what it took to open recipients' accounts. A result that says failed is final only when
-    the status is FINALIZED.
+    then results and costs are void. EXPIRED paid nothing and cost nothing, and never will. `fee` is what the
+    chain charged in the smallest unit of its native asset; `rent` what it took to open recipients' accounts.
+    A result that says failed is final only when the status is FINALIZED or EXPIRED.
     """
 
     transaction_id: str

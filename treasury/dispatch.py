@@ -11,12 +11,13 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Built, Chain, ChainName, Payout, Rejection
+from chains.protocol import Built, Chain, ChainName, Payout, Rejection, Urgency
 from core import events
 from core.clock import now
 from core.database import Database
 from core.errors import CofferError
 from core.events import Event
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.money import USDC
 from ledger import names
@@ -42,6 +43,7 @@ class _Waiting:
     id: str
     amount: int
     recipient: str
+    urgency: Urgency
     fund: FundAccounts
 
 
@@ -58,7 +60,8 @@ _LOCK_WALLET = text(
 )
 _CLAIM = text(
     """
-    SELECT intent.id, intent.amount, intent.recipient, fund.available_account_id, fund.reserved_account_id
+    SELECT intent.id, intent.amount, intent.recipient, intent.urgency,
+           fund.available_account_id, fund.reserved_account_id
     FROM payment_intent AS intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
     WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.wallet_id = :wallet_id
       AND intent.status = 'RESERVED'
@@ -111,7 +114,9 @@ async def run(database: Database, chains: Chains, wallet_id: str, most: int) -> 
 async def _broadcast(database: Database, chain: Chain, transactions: Sequence[str]) -> None:
     async with database.everything() as session:
         await chain.broadcast(session, transactions)
+        reach(Point.SEND_MARKED)
         await session.commit()
+    reach(Point.DISPATCH_SENT)
 
 
 async def _has_waiting(database: Database, wallet_id: str) -> bool:
@@ -128,8 +133,12 @@ async def _sign_and_store(
         if wallet is None:
             return None
         waiting = await _claim(session, wallet.org_id, wallet_id, most)
-        payouts = [Payout(intent.id, intent.recipient, intent.amount) for intent in waiting.values()]
+        reach(Point.DISPATCH_CLAIMED)
+        payouts = [
+            Payout(intent.id, intent.recipient, intent.amount, intent.urgency) for intent in waiting.values()
+        ]
         built = await wallet.chain.build(session, wallet.org_id, wallet.address, payouts)
+        reach(Point.DISPATCH_BUILT)
         if not built.transactions and not built.rejected:
             await session.commit()
             return None
@@ -137,7 +146,9 @@ async def _sign_and_store(
         handled = signed + [rejection.reference for rejection in built.rejected]
         assert len(set(handled)) == len(handled), "a payment is in one transaction, or rejected"
         await _book(session, wallet.org_id, wallet_id, waiting, built)
+        reach(Point.DISPATCH_BOOKED)
         await session.commit()
+        reach(Point.DISPATCH_STORED)
         log.info(
             "dispatched",
             walletId=wallet_id,
@@ -162,6 +173,7 @@ async def _claim(session: AsyncSession, org_id: UUID, wallet_id: str, most: int)
             row.id,
             int(row.amount),
             row.recipient,
+            Urgency(row.urgency),
             FundAccounts(row.available_account_id, row.reserved_account_id),
         )
         for row in rows

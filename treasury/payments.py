@@ -12,7 +12,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
-from chains.protocol import ChainName
+from chains.protocol import ChainName, Urgency
 from core import events
 from core.clock import now
 from core.driver import fetch
@@ -65,18 +65,20 @@ def canonical(want: Wanted) -> list[Any]:
     """What makes two wanted payments the same one: however amount and recipient were spelt."""
     body = want.body
     return [
-        body.chain, body.currency, body.amount, want.recipient, body.from_, body.reference, body.metadata
+        body.chain, body.currency, body.amount, want.recipient, body.from_, body.reference, body.metadata,
+        *([] if body.urgency is Urgency.NORMAL else [body.urgency]),
     ]  # fmt: skip
 
 
 _INSERT = """
     INSERT INTO payment_intent (org_id, created_at, id, chain, currency, amount, recipient, source, wallet_id,
-                                fund_id, status, reference, details)
+                                fund_id, status, reference, details, urgency)
     SELECT $1::uuid, $2::timestamptz, id, chain, currency, amount::numeric, recipient, source, wallet_id,
-           fund_id, 'RESERVED', reference, details::jsonb
+           fund_id, 'RESERVED', reference, details::jsonb, urgency
     FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-                $10::text[], $11::text[], $12::text[])
-        AS given (id, chain, currency, amount, recipient, source, wallet_id, fund_id, reference, details)
+                $10::text[], $11::text[], $12::text[], $13::text[])
+        AS given (id, chain, currency, amount, recipient, source, wallet_id, fund_id, reference, details,
+                  urgency)
 """
 
 
@@ -138,6 +140,7 @@ def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> list[list[Any]]:
         [source.fund_id for _, _, source in made],
         [want.body.reference for want, _, _ in made],
         [encode(want.body.metadata).decode() for want, _, _ in made],
+        [want.body.urgency.value for want, _, _ in made],
     ]
 
 
@@ -165,6 +168,7 @@ def _fresh(
         from_=want.body.from_ or source.wallet_id,
         wallet_id=source.wallet_id,
         status=IntentStatus.RESERVED,
+        urgency=want.body.urgency,
         reference=want.body.reference,
         metadata=want.body.metadata,
         transaction_hash=None,

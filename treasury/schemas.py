@@ -15,7 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from chains.protocol import ChainName
+from chains.protocol import ChainName, Urgency
 from core.identifiers import is_id, to_id
 from core.money import CURRENCIES, AmountError, Currency, parse_units, to_decimal
 from core.shapes import CLEAN, Exact, Metadata, Pagination, Request, Shape
@@ -58,6 +58,9 @@ class PaymentIntentCreate(Request):
     )
     reference: Annotated[str, StringConstraints(min_length=1, max_length=140), CLEAN] | None = None
     metadata: Metadata = Field(default_factory=dict)
+    urgency: Urgency = Field(
+        default=Urgency.NORMAL, description="How much the transaction offers to be mined soon."
+    )
 
     @field_validator("amount")
     @classmethod
@@ -135,6 +138,7 @@ class PaymentIntentRead(Shape):
     from_: str = Field(alias="from")
     wallet_id: str
     status: IntentStatus
+    urgency: Urgency
     reference: str | None
     metadata: dict[str, Any]
     transaction_hash: str | None
@@ -166,6 +170,7 @@ class PaymentIntentRead(Shape):
             from_=intent.source or intent.wallet_id,
             wallet_id=intent.wallet_id,
             status=IntentStatus(intent.status),
+            urgency=Urgency(intent.urgency),
             reference=intent.reference,
             metadata=intent.details,
             transaction_hash=intent.transaction_hash,

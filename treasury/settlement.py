@@ -22,6 +22,7 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError
 from core.events import Event
+from core.faults import Point, reach
 from core.locks import try_lock
 from core.logs import get_logger
 from core.money import Currency, to_decimal
@@ -32,6 +33,7 @@ from ledger.entries import FundAccounts
 from ledger.errors import AlreadyResolved
 from ledger.models import AccountType, Kind
 from ledger.posting import post
+from treasury import internal
 from treasury.dispatch import mark_failed, open_beneficiaries
 
 log = get_logger(__name__)
@@ -69,6 +71,8 @@ async def follow(database: Database, chain: Chain) -> None:
         progress = await chain.follow(session)
         await settle(session, chain.name, chain.native, progress)
         await session.commit()
+    if progress:
+        reach(Point.FOLLOW_COMMITTED)
 
 
 async def settle(
@@ -78,6 +82,7 @@ async def settle(
     progress = list(progress)
     if not progress:
         return
+    reach(Point.FOLLOW_MOVED)
     paid = [(step.org_id, result.reference) for step in progress for result in step.results]
     await session.execute(
         _LOCK_ACCOUNTS,
@@ -92,8 +97,11 @@ async def settle(
         book = await _Book.open(session, org_id, chain, address, native, list(steps))
         if status is TransactionStatus.CONFIRMED:
             await book.confirm()
-        elif status is TransactionStatus.FINALIZED:
+            reach(Point.FOLLOW_CONFIRMED)
+        elif status in (TransactionStatus.FINALIZED, TransactionStatus.EXPIRED):
             await book.finalize()
+            await internal.settle(session, org_id, chain, book.steps)
+            reach(Point.FOLLOW_FINALIZED)
         elif status is TransactionStatus.BROADCAST:
             await book.put_back()
         log.info(
@@ -104,6 +112,7 @@ async def settle(
             transactions=len(book.steps),
             payments=len(book.intents),
         )
+    reach(Point.FOLLOW_POSTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -189,7 +198,7 @@ class _Book:
     ) -> _Book:
         given = {"org_id": org_id, "chain": chain.value, "address": address}
         wallet = (await session.execute(_WALLET, given)).one()
-        ids = [result.reference for step in steps for result in step.results]
+        ids = [result.reference for step in steps for result in _payments(step)]
         rows = await session.execute(_INTENTS, {"org_id": org_id, "ids": ids})
         intents = {
             row.id: _Intent(
@@ -216,13 +225,14 @@ class _Book:
         costs: list[Command] = []
         marks: list[tuple[_Intent, PayoutResult, int, str]] = []
         for step in self.steps:
-            for result, fee in zip(step.results, _shares(step.fee, len(step.results)), strict=True):
+            payments = _payments(step)
+            for result, fee in zip(payments, _shares(step.fee, len(payments)), strict=True):
                 intent = self.intents[result.reference]
                 marks.append((intent, result, fee, step.hash))
                 if result.paid:
                     posts.append([PostHold(intent.hold)])
                 costs += self._cost(Kind.FEE, expenses, fee - (intent.fee or 0), intent.id)
-            of_transaction = {Kind.FEE: 0 if step.results else step.fee, Kind.RENT: step.rent}
+            of_transaction = {Kind.FEE: 0 if payments else step.fee, Kind.RENT: step.rent}
             for kind, amount in of_transaction.items():
                 due = amount - booked.get((step.transaction_id, kind), 0)
                 costs += self._cost(kind, expenses, due, step.transaction_id)
@@ -251,7 +261,7 @@ class _Book:
     async def finalize(self) -> None:
         """What was paid is FINALIZED; what was not gets its money back and is FAILED, or, where it was not
         its own fault, is RESERVED again."""
-        results = [result for step in self.steps for result in step.results]
+        results = [result for step in self.steps for result in _payments(step)]
         paid = [result.reference for result in results if result.paid]
         if paid:
             await self.session.execute(_FINALIZE, {"org_id": self.org_id, "at": self.at, "ids": paid})
@@ -263,7 +273,11 @@ class _Book:
         if failed:
             await self._give_back([self.intents[result.reference] for result in failed])
             reasons = [
-                Rejection(result.reference, TRANSFER_REVERTED, result.error or "the chain reverted it")
+                Rejection(
+                    result.reference,
+                    result.code or TRANSFER_REVERTED,
+                    result.error or "the chain reverted it",
+                )
                 for result in failed
             ]
             await mark_failed(self.session, self.org_id, self.wallet_id, reasons)
@@ -360,6 +374,11 @@ _OF_TRANSACTIONS = text(
     ORDER BY id FOR NO KEY UPDATE
     """
 )
+
+
+def _payments(step: Progress) -> list[PayoutResult]:
+    """The results that are of payment intents."""
+    return [result for result in step.results if not internal.is_internal(result.reference)]
 
 
 def _shares(whole: int, parts: int) -> list[int]:

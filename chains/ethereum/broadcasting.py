@@ -18,9 +18,10 @@ from chains.ethereum import receipts
 from chains.ethereum.bumping import bump
 from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Call, Rpc, RpcError, quantity
-from chains.log import Attempt, Sendable
+from chains.log import Answer, Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable
 from chains.signers import Signers
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
@@ -73,11 +74,13 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
     """Send in order and note what came of each; those whose nonce the node calls used are returned."""
     if not waiting:
         return []
-    taken: list[str] = []
-    errors: dict[str, str] = {}
+    said: dict[str, Answer] = {}
     suspects: list[Sendable] = []
     async with log.between_transactions(session):
+        reach(Point.SEND_BEGUN)
         for start in range(0, len(waiting), _AT_ONCE):
+            if start:
+                reach(Point.SEND_PART)
             part = waiting[start : start + _AT_ONCE]
             try:
                 answered = await rpc.batch(
@@ -85,7 +88,7 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
                 )
             except ChainUnavailable as error:
                 # Perhaps sent, perhaps not. What comes after is sent later, in its order.
-                errors |= {one.hash: str(error) for one in waiting[start:]}
+                said |= {one.hash: Answer(Sending.MAYBE_SENT, str(error)) for one in part}
                 logger.warning("broadcast_unanswered", transactions=len(waiting) - start, error=str(error))
                 if _judge(error, "").nonce_used:
                     suspects += waiting[start:]
@@ -95,18 +98,18 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
                 if verdict.nonce_used:
                     suspects.append(one)
                 if verdict.sending is Sending.SENT:
-                    taken.append(one.hash)
+                    said[one.hash] = Answer(Sending.SENT)
                     continue
-                errors[one.hash] = (
-                    str(answer) if isinstance(answer, RpcError) else "the node answered with another hash"
-                )
+                words = str(answer) if isinstance(answer, RpcError) else "the node answered with another hash"
+                said[one.hash] = Answer(verdict.sending, words)
                 logger.warning(
                     "broadcast_refused",
                     transactionId=one.transaction_id,
                     judged=verdict.sending.value,
-                    error=errors[one.hash],
+                    error=words,
                 )
-    await log.mark(session, ChainName.ETHEREUM, taken, errors)
+        reach(Point.SEND_ANSWERED)
+    await log.mark(session, ChainName.ETHEREUM, said)
     return suspects
 
 

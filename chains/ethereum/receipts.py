@@ -17,6 +17,9 @@ from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionK
 
 _SUCCEEDED: Final = 1
 _REVERTED: Final = "the transaction was mined and reverted"
+# The failure code of payouts whose nonce was used up on purpose (docs/failure-codes.md).
+CANCELED: Final = "CanceledOnChain"
+_CANCELED: Final = "the transaction was canceled before it was mined"
 _NOT_EXECUTED: Final = "the account did not run the batch contract"
 
 
@@ -45,6 +48,8 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
     if errors is None:
         cause = _NOT_EXECUTED if succeeded else _REVERTED
         errors = dict.fromkeys(range(len(payouts)), cause)
+    if attempt.cancels:
+        errors = dict.fromkeys(range(len(payouts)), _CANCELED)
     return Mined(
         transaction_id=attempt.transaction_id,
         hash=attempt.hash,
@@ -53,7 +58,12 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
         succeeded=succeeded,
         fee=quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"]),
         results=tuple(
-            PayoutResult(payout.reference, position not in errors, errors.get(position))
+            PayoutResult(
+                payout.reference,
+                position not in errors,
+                errors.get(position),
+                code=CANCELED if attempt.cancels else None,
+            )
             for position, payout in enumerate(payouts)
         ),
     )

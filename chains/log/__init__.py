@@ -22,12 +22,13 @@ from chains.log.reading import (
     unmined,
     unmined_amount,
 )
-from chains.log.sending import between_transactions, mark
+from chains.log.sending import Answer, between_transactions, mark
 from chains.log.signing import add_attempts, record
 from chains.log.text import clean
 
 __all__ = [
     "BLOCKS_KEPT",
+    "Answer",
     "Attempt",
     "Mined",
     "Sendable",

@@ -41,29 +41,27 @@ _LOCK: Final = text(
 _INCLUDE: Final = text(
     """
     UPDATE chain_transaction AS transaction
-    SET status = 'BROADCAST', succeeded = mined.succeeded, hash = mined.hash,
+    SET status = 'INCLUDED', succeeded = mined.succeeded, hash = mined.hash,
         block_number = mined.block_number, block_hash = mined.block_hash, fee = mined.fee, rent = mined.rent
     FROM unnest(CAST(:ids AS text[]), CAST(:succeeded AS boolean[]), CAST(:hashes AS text[]),
                 CAST(:numbers AS bigint[]), CAST(:blocks AS text[]), CAST(:fees AS numeric[]),
                 CAST(:rents AS numeric[]))
         AS mined (id, succeeded, hash, block_number, block_hash, fee, rent)
     WHERE transaction.id = mined.id AND transaction.chain = :chain
-        AND transaction.status IN ('SIGNED', 'BROADCAST')
+        AND transaction.status IN ('SIGNED', 'BROADCAST', 'INCLUDED', 'QUARANTINED')
     RETURNING transaction.id
     """
 )
 _RESULTS: Final = text(
     """
-    UPDATE chain_payout AS payout SET paid = given.paid, error = given.error
+    UPDATE chain_payout AS payout
+    SET paid = given.paid, code = given.code, error = given.error, retry = given.retry
     FROM unnest(CAST(:ids AS text[]), CAST(:positions AS integer[]), CAST(:paid AS boolean[]),
-                CAST(:errors AS text[]))
-        AS given (id, position, paid, error)
+                CAST(:codes AS text[]), CAST(:errors AS text[]), CAST(:retries AS boolean[]))
+        AS given (id, position, paid, code, error, retry)
     WHERE payout.transaction_id = given.id AND payout.position = given.position
     """
 )
-
-# Stands before the error of a payout that may be handed over again. `clean` lets none through from a node.
-_RETRY: Final = "\x1e"
 
 
 async def hold(session: AsyncSession, ids: Sequence[str]) -> None:
@@ -72,8 +70,8 @@ async def hold(session: AsyncSession, ids: Sequence[str]) -> None:
 
 
 async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined]) -> None:
-    """Note that these transactions are in a block, and what it did. They are not CONFIRMED by that, and one
-    that is CONFIRMED or further is left as it is."""
+    """Note that these transactions are in a block, and what it did: they are INCLUDED. One that is CONFIRMED
+    or further is left as it is."""
     if not mined:
         return
     await session.execute(_LOCK, {"ids": [one.transaction_id for one in mined]})
@@ -104,7 +102,9 @@ async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined
                 "ids": [id for id, _, _ in results],
                 "positions": [position for _, position, _ in results],
                 "paid": [result.paid for _, _, result in results],
-                "errors": [_written(result) for _, _, result in results],
+                "codes": [result.code for _, _, result in results],
+                "errors": [clean(result.error) for _, _, result in results],
+                "retries": [result.retry for _, _, result in results],
             },
         )
 
@@ -114,7 +114,7 @@ async def include(session: AsyncSession, chain: ChainName, mined: Sequence[Mined
 _CHOSEN: Final = """
     SELECT id FROM chain_transaction
     WHERE chain = :chain AND status NOT IN ('FINALIZED', 'EXPIRED')
-        AND status = ANY(CAST(:statuses AS text[])) AND block_number IS NOT NULL AND {which}
+        AND status = ANY(CAST(:statuses AS text[])) AND {which}
     ORDER BY id FOR NO KEY UPDATE
 """
 
@@ -143,12 +143,13 @@ _PUT_BACK: Final = text(
     """
 )
 _VOID_RESULTS: Final = text(
-    "UPDATE chain_payout SET paid = NULL, error = NULL WHERE transaction_id = ANY(CAST(:ids AS text[]))"
+    "UPDATE chain_payout SET paid = NULL, code = NULL, error = NULL, retry = false "
+    "WHERE transaction_id = ANY(CAST(:ids AS text[]))"
 )
 _PROGRESS: Final = text(
     """
     SELECT transaction.id, transaction.org_id, transaction.address, transaction.hash, transaction.fee,
-           transaction.rent, payout.reference, payout.paid, payout.error
+           transaction.rent, payout.reference, payout.paid, payout.error, payout.retry, payout.code
     FROM chain_transaction AS transaction
         LEFT JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
     WHERE transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id, payout.position
@@ -160,7 +161,7 @@ async def confirm(
     session: AsyncSession, chain: ChainName, *, through: int | None = None, ids: Sequence[str] | None = None
 ) -> list[Progress]:
     """Included transactions, in blocks up to `through` or those of `ids`, become CONFIRMED; once each."""
-    moved = await _choose(session, chain, ("SIGNED", "BROADCAST"), through=through, ids=ids)
+    moved = await _choose(session, chain, ("INCLUDED",), through=through, ids=ids)
     await session.execute(_CONFIRM, {"ids": moved})
     return await _progress(session, moved, TransactionStatus.CONFIRMED)
 
@@ -180,7 +181,7 @@ async def put_back(
     """A reorganisation dropped the blocks above `above`, or the transactions `ids`: they are BROADCAST again,
     in no block, results and costs void. One that is final stays. Tells of those that were CONFIRMED: of the
     others nobody has heard."""
-    dropped = await _choose(session, chain, ("SIGNED", "BROADCAST", "CONFIRMED"), above=above, ids=ids)
+    dropped = await _choose(session, chain, ("INCLUDED", "CONFIRMED"), above=above, ids=ids)
     confirmed = set(await _choose(session, chain, ("CONFIRMED",), ids=dropped))
     told = await _progress(session, [id for id in dropped if id in confirmed], TransactionStatus.BROADCAST)
     await session.execute(_PUT_BACK, {"ids": dropped})
@@ -191,17 +192,31 @@ async def put_back(
 _EXPIRE: Final = text(
     """
     UPDATE chain_transaction SET status = 'EXPIRED'
-    WHERE chain = :chain AND id = ANY(CAST(:ids AS text[])) AND status IN ('SIGNED', 'BROADCAST')
-        AND block_number IS NULL
+    WHERE chain = :chain AND id = ANY(CAST(:ids AS text[]))
+        AND status IN ('SIGNED', 'BROADCAST', 'QUARANTINED')
+    RETURNING id
+    """
+)
+_NEVER_PAID: Final = text(
+    """
+    UPDATE chain_payout SET paid = false, code = :code, error = :error, retry = :retry
+    WHERE transaction_id = ANY(CAST(:ids AS text[]))
     """
 )
 
 
-async def expire(session: AsyncSession, chain: ChainName, ids: Sequence[str]) -> None:
-    """These transactions can never be mined any more, by none of their attempts: the caller has proved it."""
-    if ids:
-        await session.execute(_LOCK, {"ids": list(ids)})
-        await session.execute(_EXPIRE, {"chain": chain.value, "ids": list(ids)})
+async def expire(
+    session: AsyncSession, chain: ChainName, ids: Sequence[str], *, code: str, error: str, retry: bool = False
+) -> list[Progress]:
+    """These transactions can never be mined any more, by none of their attempts: the caller has proved it.
+    Why stands with each of their payouts. What is in a block or final is left as it is."""
+    if not ids:
+        return []
+    await session.execute(_LOCK, {"ids": list(ids)})
+    moved = sorted((await session.execute(_EXPIRE, {"chain": chain.value, "ids": list(ids)})).scalars())
+    given = {"ids": moved, "code": code, "error": clean(error), "retry": retry}
+    await session.execute(_NEVER_PAID, given)
+    return await _progress(session, moved, TransactionStatus.EXPIRED)
 
 
 async def _choose(
@@ -234,14 +249,14 @@ async def _progress(session: AsyncSession, ids: Sequence[str], status: Transacti
     void = status is TransactionStatus.BROADCAST
     heads: dict[str, tuple[UUID, str, str, int, int]] = {}
     results: dict[str, list[PayoutResult]] = {}
-    for id, org_id, address, hash, fee, rent, reference, paid, error in await session.execute(
+    for id, org_id, address, hash, fee, rent, reference, paid, error, retry, code in await session.execute(
         _PROGRESS, {"ids": list(ids)}
     ):
-        heads[id] = (UUID(str(org_id)), address, hash, int(fee or 0), int(rent or 0))
+        heads[id] = (UUID(str(org_id)), address, hash or "", int(fee or 0), int(rent or 0))
         results.setdefault(id, [])
         if reference is not None and not void:
             assert paid is not None, "a mined payout has a result"
-            results[id].append(_result(reference, paid, error))
+            results[id].append(PayoutResult(reference, paid, error, retry, code))
     return [
         Progress(
             transaction_id=id,
@@ -255,14 +270,3 @@ async def _progress(session: AsyncSession, ids: Sequence[str], status: Transacti
         )
         for id, (org_id, address, hash, fee, rent) in heads.items()
     ]
-
-
-def _written(result: PayoutResult) -> str | None:
-    error = clean(result.error)
-    return f"{_RETRY}{error or ''}" if result.retry else error
-
-
-def _result(reference: str, paid: bool, error: str | None) -> PayoutResult:
-    if error is None or not error.startswith(_RETRY):
-        return PayoutResult(reference, paid, error)
-    return PayoutResult(reference, paid, error.removeprefix(_RETRY) or None, retry=True)

@@ -11,7 +11,6 @@ from uuid import UUID
 from sqlalchemy import BigInteger, Row, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.log.quarantine import NOT_QUARANTINED
 from chains.protocol import (
     ChainName,
     Payout,
@@ -35,6 +34,7 @@ class Attempt:
     created_height: int
     expires_at: int | None
     sent_at: datetime | None
+    cancels: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,13 @@ class Sendable:
     nonce: int | None
     expires_at: int | None
     raw: bytes
+    cancels: bool
 
 
 _OPEN_ATTEMPTS: Final = """
     SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.kind,
            transaction.nonce, transaction.status, transaction.block_number, attempt.created_height,
-           attempt.expires_at, attempt.sent_at
+           attempt.expires_at, attempt.sent_at, attempt.cancels
     FROM chain_attempt AS attempt
         JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
     WHERE transaction.chain = :chain AND transaction.status NOT IN ('FINALIZED', 'EXPIRED')
@@ -104,16 +105,19 @@ def _attempts(rows: Iterable[Any]) -> list[Attempt]:
             height,
             expires_at,
             sent_at,
+            cancels,
         )
-        for hash, id, org_id, address, kind, nonce, status, block, height, expires_at, sent_at in rows
+        for (
+            hash, id, org_id, address, kind, nonce, status, block, height, expires_at, sent_at, cancels,
+        ) in rows  # fmt: skip
     ]
 
 
 # `place` is the order of sending within an address: a node queues, or drops, what has a gap before it.
 _SENDABLE: Final = """
-    SELECT hash, id, org_id, address, kind, nonce, expires_at, raw FROM (
+    SELECT hash, id, org_id, address, kind, nonce, expires_at, raw, cancels FROM (
         SELECT attempt.hash, transaction.id, transaction.org_id, transaction.address, transaction.kind,
-               transaction.nonce, attempt.expires_at, attempt.raw,
+               transaction.nonce, attempt.expires_at, attempt.raw, attempt.cancels,
                row_number() OVER (
                    PARTITION BY transaction.address
                    ORDER BY transaction.nonce, transaction.id, attempt.created_at
@@ -121,15 +125,13 @@ _SENDABLE: Final = """
         FROM chain_attempt AS attempt
             JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
         WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
-            AND transaction.block_number IS NULL
 """
 _SENDABLE_BY_ID: Final = text(
-    f"{_SENDABLE} AND {NOT_QUARANTINED} AND transaction.id = ANY(CAST(:ids AS text[]))) AS sendable "
-    "ORDER BY address, place"
+    f"{_SENDABLE} AND transaction.id = ANY(CAST(:ids AS text[]))) AS sendable ORDER BY address, place"
 )
 # A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"{_SENDABLE} AND {NOT_QUARANTINED} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
+    f"{_SENDABLE} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
     "AND attempt.created_at <= now() - CAST(:unsent AS float8) * interval '1 second')) AS sendable "
     "WHERE place <= :most ORDER BY address, place"
 ).bindparams(bindparam("height", type_=BigInteger))
@@ -156,8 +158,10 @@ async def unmined(
 
 
 def _sendable(row: Row[Any]) -> Sendable:
-    hash, id, org_id, address, kind, nonce, expires_at, raw = tuple(row)
-    return Sendable(hash, id, UUID(str(org_id)), address, TransactionKind(kind), nonce, expires_at, raw)
+    hash, id, org_id, address, kind, nonce, expires_at, raw, cancels = tuple(row)
+    return Sendable(
+        hash, id, UUID(str(org_id)), address, TransactionKind(kind), nonce, expires_at, raw, cancels
+    )
 
 
 _PAYOUTS: Final = text(
@@ -177,11 +181,17 @@ async def payouts(session: AsyncSession, transaction_ids: Sequence[str]) -> dict
     return found
 
 
-_UNCONFIRMED: Final = """
-    SELECT address, count(*) FROM chain_transaction AS transaction
-    WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[])) AND status IN ('SIGNED', 'BROADCAST')
-"""
-_IN_FLIGHT: Final = text(f"{_UNCONFIRMED} AND {NOT_QUARANTINED} GROUP BY address")
+# NOT IN follows from the statuses and lets the index of what is open be used.
+_UNCONFIRMED: Final = (
+    "status NOT IN ('FINALIZED', 'EXPIRED') AND status IN ('SIGNED', 'BROADCAST', 'INCLUDED')"
+)
+_IN_FLIGHT: Final = text(
+    f"""
+    SELECT address, count(*) FROM chain_transaction
+    WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[])) AND {_UNCONFIRMED}
+    GROUP BY address
+    """  # noqa: S608
+)
 
 
 async def in_flight(session: AsyncSession, chain: ChainName, addresses: Sequence[str]) -> dict[str, int]:
@@ -190,12 +200,13 @@ async def in_flight(session: AsyncSession, chain: ChainName, addresses: Sequence
     return dict.fromkeys(addresses, 0) | {row[0]: row[1] for row in rows}
 
 
-_OF_KIND: Final = """
+_UNCONFIRMED_OF_KIND: Final = text(
+    f"""
     SELECT EXISTS (
-        SELECT FROM chain_transaction AS transaction
-        WHERE chain = :chain AND address = :address AND kind = :kind AND status IN ('SIGNED', 'BROADCAST')
-"""
-_UNCONFIRMED_OF_KIND: Final = text(f"{_OF_KIND} AND {NOT_QUARANTINED})")
+        SELECT FROM chain_transaction
+        WHERE chain = :chain AND address = :address AND kind = :kind AND {_UNCONFIRMED})
+    """  # noqa: S608
+)
 
 
 async def awaits(session: AsyncSession, chain: ChainName, address: str, kind: TransactionKind) -> bool:
@@ -204,14 +215,16 @@ async def awaits(session: AsyncSession, chain: ChainName, address: str, kind: Tr
     return bool((await session.execute(_UNCONFIRMED_OF_KIND, given)).scalar_one())
 
 
-_AMOUNT: Final = """
+_UNMINED_AMOUNT: Final = text(
+    """
     SELECT coalesce(sum(payout.amount), 0)
     FROM chain_transaction AS transaction
         JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
     WHERE transaction.chain = :chain AND transaction.address = :address
-        AND transaction.status IN ('SIGNED', 'BROADCAST') AND transaction.block_number IS NULL
-"""
-_UNMINED_AMOUNT: Final = text(f"{_AMOUNT} AND {NOT_QUARANTINED}")
+        AND transaction.status NOT IN ('FINALIZED', 'EXPIRED')
+        AND transaction.status IN ('SIGNED', 'BROADCAST')
+    """
+)
 
 
 async def unmined_amount(session: AsyncSession, chain: ChainName, address: str) -> int:

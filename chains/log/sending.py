@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Final
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chains.answers import Sending
 from chains.log.text import clean
 from chains.protocol import ChainName
 
@@ -41,10 +43,19 @@ _LOCK_BY_HASH: Final = text(
     ORDER BY id FOR NO KEY UPDATE
     """
 )
-_SENT: Final = text(
+# The strongest of what was said stays: what perhaps was sent is never surely not.
+_ANSWERED: Final = text(
     """
-    UPDATE chain_attempt SET sent_at = clock_timestamp(), error = NULL
-    WHERE chain = :chain AND hash = ANY(CAST(:hashes AS text[]))
+    UPDATE chain_attempt AS attempt
+    SET answer = CASE
+            WHEN 'sent' IN (attempt.answer, given.answer) THEN 'sent'
+            WHEN 'maybe_sent' IN (attempt.answer, given.answer) THEN 'maybe_sent'
+            ELSE given.answer END,
+        sent_at = CASE WHEN given.answer = 'sent' THEN clock_timestamp() ELSE attempt.sent_at END,
+        error = given.error
+    FROM unnest(CAST(:hashes AS text[]), CAST(:answers AS text[]), CAST(:errors AS text[]))
+        AS given (hash, answer, error)
+    WHERE attempt.chain = :chain AND attempt.hash = given.hash
     """
 )
 _BROADCAST: Final = text(
@@ -53,33 +64,38 @@ _BROADCAST: Final = text(
     WHERE status = 'SIGNED' AND id = ANY(CAST(:ids AS text[]))
     """
 )
-_NOT_SENT: Final = text(
-    """
-    UPDATE chain_attempt AS attempt SET error = given.error
-    FROM unnest(CAST(:hashes AS text[]), CAST(:errors AS text[])) AS given (hash, error)
-    WHERE attempt.chain = :chain AND attempt.hash = given.hash
-    """
-)
 
 
-async def mark(
-    session: AsyncSession, chain: ChainName, sent: Sequence[str], errors: Mapping[str, str]
-) -> None:
-    """What a node said of these hashes. Of those it took, SIGNED becomes BROADCAST; a transaction that is
-    further stays where it is. Those it refused, with its words, stay where they are: an error never proves
-    that the bytes were not sent.
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a node said of signed bytes: its class, and its words where it was no yes."""
+
+    sending: Sending
+    error: str | None = None
+
+
+async def mark(session: AsyncSession, chain: ChainName, answers: Mapping[str, Answer]) -> None:
+    """Note what nodes said of the bytes with these hashes. Of those that were taken, SIGNED becomes
+    BROADCAST; a transaction that is further stays where it is. Those that were not stay where they are: an
+    error never proves that the bytes were not sent.
 
     Locks the transactions of all hashes at once, in id order.
     """
-    if not sent and not errors:
+    if not answers:
         return
+    sent = [hash for hash, answer in answers.items() if answer.sending is Sending.SENT]
     locked = await session.execute(
-        _LOCK_BY_HASH, {"chain": chain.value, "hashes": [*sent, *errors], "sent": list(sent)}
+        _LOCK_BY_HASH, {"chain": chain.value, "hashes": list(answers), "sent": sent}
     )
     ids = [id for id, taken in locked if taken]
-    if sent:
-        await session.execute(_SENT, {"chain": chain.value, "hashes": list(sent)})
+    await session.execute(
+        _ANSWERED,
+        {
+            "chain": chain.value,
+            "hashes": list(answers),
+            "answers": [answer.sending.value for answer in answers.values()],
+            "errors": [clean(answer.error) for answer in answers.values()],
+        },
+    )
+    if ids:
         await session.execute(_BROADCAST, {"ids": ids})
-    if errors:
-        given = {"hashes": list(errors), "errors": [clean(one) for one in errors.values()]}
-        await session.execute(_NOT_SENT, {"chain": chain.value} | given)

@@ -25,11 +25,11 @@ _INSERT_TRANSACTIONS: Final = text(
 )
 _INSERT_ATTEMPTS: Final = text(
     """
-    INSERT INTO chain_attempt (chain, hash, transaction_id, org_id, raw, created_height, expires_at)
-    SELECT :chain, hash, id, CAST(:org_id AS uuid), raw, :height, expires_at
+    INSERT INTO chain_attempt (chain, hash, transaction_id, org_id, raw, created_height, expires_at, cancels)
+    SELECT :chain, hash, id, CAST(:org_id AS uuid), raw, :height, expires_at, cancels
     FROM unnest(CAST(:hashes AS text[]), CAST(:ids AS text[]), CAST(:raws AS bytea[]),
-                CAST(:expiries AS bigint[]))
-        AS given (hash, id, raw, expires_at)
+                CAST(:expiries AS bigint[]), CAST(:cancels AS boolean[]))
+        AS given (hash, id, raw, expires_at, cancels)
     """
 ).bindparams(bindparam("height", type_=BigInteger))
 _INSERT_PAYOUTS: Final = text(
@@ -54,8 +54,8 @@ async def record(
     """Store transactions with their first attempt and their payouts, status SIGNED. `height` is the chain's
     at signing.
 
-    The database refuses a nonce, a hash or an id that is there already: the caller's transaction then fails
-    whole, and nothing may be sent.
+    The database refuses a nonce, a hash or an id that is there already, and a payout that another transaction
+    has paid or may still pay: the caller's transaction then fails whole, and nothing may be sent.
     """
     if not signed:
         return
@@ -90,7 +90,8 @@ async def add_attempts(
     session: AsyncSession, org_id: UUID, chain: ChainName, signed: Sequence[SignedTransaction], height: int
 ) -> None:
     """Store further signed bytes for transactions that are in the log: a fee bump, or a fresh block hash.
-    That no two attempts of one transaction can both be mined is the caller's to prove."""
+    That no two attempts of one transaction can both be mined is the caller's to prove. The database refuses
+    bytes for a transaction that is in a block, final or given up."""
     if not signed:
         return
     await session.execute(
@@ -103,5 +104,6 @@ async def add_attempts(
             "ids": [one.id for one in signed],
             "raws": [one.raw for one in signed],
             "expiries": [one.expires_at for one in signed],
+            "cancels": [one.cancels for one in signed],
         },
     )

@@ -52,7 +52,8 @@ _OPEN: Final = text(
             WHERE transaction_id = transaction.id ORDER BY expires_at DESC LIMIT 1
         ) AS newest
     WHERE transaction.chain = :chain AND transaction.address = :address
-        AND transaction.status IN ('SIGNED', 'BROADCAST')
+        AND transaction.status NOT IN ('FINALIZED', 'EXPIRED')
+        AND transaction.status IN ('SIGNED', 'BROADCAST', 'INCLUDED')
     """
 )
 
@@ -65,7 +66,7 @@ _NEWEST: Final = """
             WHERE transaction_id = transaction.id ORDER BY expires_at DESC LIMIT 1
         ) AS newest
     WHERE transaction.chain = :chain AND transaction.status IN ('SIGNED', 'BROADCAST')
-        AND transaction.block_number IS NULL AND newest.created_at < now()
+        AND transaction.status NOT IN ('FINALIZED', 'EXPIRED') AND newest.created_at < now()
 """
 _BY_ID: Final = text(f"{_NEWEST} AND transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id")
 _UNSEEN: Final = text(
@@ -76,7 +77,7 @@ _LOCK: Final = text(
     """
     SELECT id FROM chain_transaction
     WHERE chain = :chain AND id = ANY(CAST(:ids AS text[])) AND status IN ('SIGNED', 'BROADCAST')
-        AND block_number IS NULL
+        AND status NOT IN ('FINALIZED', 'EXPIRED')
     ORDER BY id FOR NO KEY UPDATE SKIP LOCKED
     """
 )

@@ -115,8 +115,9 @@ def recipient() -> str:
     return str(to_checksum_address(coincurve.PrivateKey().public_key.format(compressed=False)[-20:]))
 
 
-def payouts(count: int, amount: int = USDC) -> list[Payout]:
-    return [Payout(f"pi_{index}", recipient(), amount) for index in range(count)]
+def payouts(count: int, amount: int = USDC, first: int = 0) -> list[Payout]:
+    """To as many fresh recipients; `first` numbers the references, since a payment is made once."""
+    return [Payout(f"pi_{index}", recipient(), amount) for index in range(first, first + count)]
 
 
 def settings_for(contracts: ethereum.Deployment, **changes: Any) -> EthereumSettings:

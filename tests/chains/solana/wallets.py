@@ -129,9 +129,11 @@ def settings_for(mint: solana.Mint, **changes: Any) -> SolanaSettings:
     return SolanaSettings(**(fixed | changes))
 
 
-def payouts(count: int, amount: int = USDC) -> list[Payout]:
-    """To as many fresh wallets."""
-    return [Payout(f"pi_{number}", str(Keypair().pubkey()), amount) for number in range(count)]
+def payouts(count: int, amount: int = USDC, first: int = 0) -> list[Payout]:
+    """To as many fresh wallets; `first` numbers the references, since a payment is made once."""
+    return [
+        Payout(f"pi_{number}", str(Keypair().pubkey()), amount) for number in range(first, first + count)
+    ]
 
 
 async def known(mint: solana.Mint, paid: Sequence[Payout]) -> None:
