@@ -9,7 +9,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, Field, SecretStr
+from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
@@ -29,7 +29,11 @@ class EthereumSettings(BaseModel):
         description="Unconfirmed transactions of one wallet. Public nodes take one from a delegated account.",
     )
     confirmations: int = Field(default=1, ge=1, description="Blocks, its own included, until CONFIRMED.")
-    finality: Literal["finalized", "safe"] = Field(default="finalized", description="Block tag of FINALIZED.")
+    finality: str = Field(
+        default="finalized",
+        pattern=r"^(finalized|safe|depth:[1-9][0-9]{0,5})$",
+        description="Block tag of FINALIZED, `finalized` or `safe`, or `depth:64`: blocks on top of it.",
+    )
     poll_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for a new block.")
     rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
     rebroadcast_after: int = Field(
@@ -40,6 +44,41 @@ class EthereumSettings(BaseModel):
         default=5_000_000_000, ge=0, description="Most EIP-1559 tip that is taken from the node's figures."
     )
     max_fee_wei: int = Field(default=500_000_000_000, gt=0, description="Cap on the fee per gas.")
+    fee_percentiles: list[float] = Field(
+        default=[20, 50, 90],
+        min_length=3,
+        max_length=3,
+        description="JSON list: whose tip in the last blocks is taken, at low, normal and high urgency.",
+    )
+    base_fee_percents: list[int] = Field(
+        default=[125, 200, 300],
+        min_length=3,
+        max_length=3,
+        description="JSON list: per cent of the base fee that are offered, at low, normal and high urgency.",
+    )
+    bump_after: int = Field(
+        default=5, ge=1, description="Blocks unmined before the same nonce is offered for at least 10 % more."
+    )
+    transfer_gas: int = Field(
+        default=100_000,
+        ge=0,
+        description="Gas limit of a lone transfer; 0 asks the node for each, as Arbitrum needs.",
+    )
+    gas_alert_wei: int = Field(
+        default=20_000_000_000_000_000, ge=0, description="Native balance below which a wallet is told of."
+    )
+    native_currency: Literal["ETH", "POL"] = Field(
+        default="ETH", description="The asset that fees are paid in: POL on Polygon."
+    )
+
+    @model_validator(mode="after")
+    def _urgencies_ascend(self) -> EthereumSettings:
+        percentiles, percents = self.fee_percentiles, self.base_fee_percents
+        if percentiles != sorted(percentiles) or not 0 <= percentiles[0] <= percentiles[-1] <= 100:
+            raise ValueError("fee_percentiles ascend from 0 to 100")
+        if percents != sorted(percents) or percents[0] < 100:
+            raise ValueError("base_fee_percents ascend from 100")
+        return self
 
 
 class SolanaSettings(BaseModel):
@@ -64,6 +103,9 @@ class SolanaSettings(BaseModel):
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
     max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
+    gas_alert_lamports: int = Field(
+        default=50_000_000, ge=0, description="Native balance below which a wallet is told of."
+    )
 
 
 class Settings(BaseSettings):

@@ -59,8 +59,7 @@ async def rebroadcast(
     late = height - settings.rebroadcast_after
     waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
     if waiting:
-        ids = sorted({one.transaction_id for one in waiting})
-        await bump(rpc, settings, signers, session, ids, height)
+        await bump(rpc, settings, signers, session, waiting, height)
         waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
     suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
     quarantined = await log.quarantined(session, ChainName.ETHEREUM)

@@ -36,6 +36,7 @@ _RECEIVE: Final = keccak(b"Receive" + _AUTHORIZED)
 # Where both types have these fields.
 _TIP: Final = 2
 _MAX_FEE: Final = 3
+_GAS: Final = 4
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
 _Field = bytes | list["_Field"]
@@ -138,6 +139,11 @@ def fees_of(raw: bytes) -> Fees:
     """What a signed transaction offers."""
     fields = rlp.decode(raw[1:])
     return Fees(max_fee=int.from_bytes(fields[_MAX_FEE]), tip=int.from_bytes(fields[_TIP]))
+
+
+def gas_limit_of(raw: bytes) -> int:
+    """The most gas that a signed transaction may use."""
+    return int.from_bytes(rlp.decode(raw[1:])[_GAS])
 
 
 def delegation_code(delegate: str) -> bytes:

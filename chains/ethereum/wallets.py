@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -10,15 +11,18 @@ from sqlalchemy import BigInteger, bindparam, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.ethereum import calldata
-from chains.ethereum.fees import FEE_HISTORY, Fees, offer
+from chains.ethereum.fees import Fees, fee_history, offers
+from chains.ethereum.finality import final_tag
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.ethereum.transactions import delegation_code
-from chains.protocol import ChainName, ChainUnavailable
+from chains.protocol import ChainName, ChainUnavailable, Urgency
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
 logger = get_logger(__name__)
 
+# Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
+_AT_ONCE: Final = 100
 _LOCK: Final = text(
     "SELECT org_id, next_nonce FROM chain_wallet WHERE chain = :chain AND address = :address FOR UPDATE"
 )
@@ -81,11 +85,10 @@ async def _settled_nonce(rpc: Rpc, settings: EthereumSettings, address: str) -> 
     A count is not believed at once: one that is too high for a moment would leave a gap before all that we
     sign from then on. What still waits, or could be reorganised away, is waited for.
     """
+    tags = ("latest", "pending", await final_tag(rpc, settings))
     latest, pending, final = (
         quantity(answer)
-        for answer in await rpc.results(
-            [("eth_getTransactionCount", [address, tag]) for tag in ("latest", "pending", settings.finality)]
-        )
+        for answer in await rpc.results([("eth_getTransactionCount", [address, tag]) for tag in tags])
     )
     if pending != latest:
         raise ForeignNonces(f"foreign transactions are pending: {address} has {latest}, with them {pending}")
@@ -98,14 +101,18 @@ async def _settled_nonce(rpc: Rpc, settings: EthereumSettings, address: str) -> 
 
 @dataclass(frozen=True, slots=True)
 class WalletState:
-    """An address at the newest block: amounts in smallest units, and the fees to sign with now."""
+    """An address at the newest block: amounts in smallest units, and the fees to sign with now by urgency."""
 
     height: int
-    fees: Fees
+    offers: Mapping[Urgency, Fees]
     native_balance: int
     token_balance: int
     code: bytes
     nonce: int
+
+    @property
+    def fees(self) -> Fees:
+        return self.offers[Urgency.NORMAL]
 
     def delegates_to(self, delegate: str) -> bool:
         return self.code == delegation_code(delegate)
@@ -118,7 +125,7 @@ async def read_state(rpc: Rpc, settings: EthereumSettings, address: str) -> Wall
         [
             ("eth_chainId", []),
             ("eth_blockNumber", []),
-            FEE_HISTORY,
+            fee_history(settings),
             ("eth_getBalance", [address, "latest"]),
             ("eth_call", [balance_of, "latest"]),
             ("eth_getCode", [address, "latest"]),
@@ -129,12 +136,23 @@ async def read_state(rpc: Rpc, settings: EthereumSettings, address: str) -> Wall
         raise ChainUnavailable(f"the node is on chain {quantity(chain_id)}, not {settings.chain_id}")
     return WalletState(
         height=quantity(height),
-        fees=offer(history, settings),
+        offers=offers(history, settings),
         native_balance=quantity(native),
         token_balance=token_amount(token),
         code=octets(code),
         nonce=quantity(nonce),
     )
+
+
+async def transaction_counts(rpc: Rpc, addresses: Collection[str], tag: str = "latest") -> dict[str, int]:
+    """The next nonce of each address as the chain has it at `tag`. Raises `ChainUnavailable`."""
+    asked = sorted(addresses)
+    counts: dict[str, int] = {}
+    for start in range(0, len(asked), _AT_ONCE):
+        part = asked[start : start + _AT_ONCE]
+        answers = await rpc.results([("eth_getTransactionCount", [address, tag]) for address in part])
+        counts |= {address: quantity(answer) for address, answer in zip(part, answers, strict=True)}
+    return counts
 
 
 def token_amount(answer: object) -> int:

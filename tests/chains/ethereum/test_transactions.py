@@ -11,7 +11,7 @@ from eth_account import Account
 from eth_utils.crypto import keccak
 
 from chains.ethereum import calldata
-from chains.ethereum.fees import Fees, FeesTooHigh, offer
+from chains.ethereum.fees import Fees
 from chains.ethereum.transactions import (
     Call,
     SignatureError,
@@ -23,12 +23,10 @@ from chains.ethereum.transactions import (
 from chains.protocol import ChainUnavailable, Payout, TransactionKind
 from chains.signers import Curve, Purpose, SigningRequest
 from chains.signers.keystore import Secp256k1Signer
-from core.settings import EthereumSettings
 
 FEES = Fees(max_fee=3_000_000_000, tip=1_000_000_000)
 TO = "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed"
 PURPOSE = Purpose("ctx_1", TransactionKind.TRANSFER, (Payout("pi", TO, 5_000_000),), TO)
-SETTINGS = EthereumSettings(rpc_url="http://node", chain_id=1, usdc=TO, priority_fee_wei=7, max_fee_wei=1_000)
 
 
 @pytest.mark.parametrize("nonce", [0, 1, 127, 128, 2**40])
@@ -132,24 +130,6 @@ def test_failed_payments_are_read_from_the_bits_of_the_answer() -> None:
     assert calldata.failed_payments(answer, 9) == [1, 8]
     with pytest.raises(ChainUnavailable):
         calldata.failed_payments(answer, 17)
-
-
-def test_the_fee_is_twice_the_base_fee_and_the_tip_and_capped() -> None:
-    assert offer({"baseFeePerGas": ["0x1", "0x64"], "reward": [["0x0"]]}, SETTINGS) == Fees(207, 7)
-    assert offer({"baseFeePerGas": ["0x64"], "reward": [["0x9"], ["0x1"], ["0xa"]]}, SETTINGS) == Fees(209, 9)
-    assert offer({"baseFeePerGas": ["0x258"], "reward": []}, SETTINGS) == Fees(1_000, 7)
-    with pytest.raises(FeesTooHigh):
-        offer({"baseFeePerGas": ["0x3e8"]}, SETTINGS)
-    with pytest.raises(ChainUnavailable):
-        offer({}, SETTINGS)
-
-
-def test_the_tip_is_what_others_give_within_bounds_of_its_own() -> None:
-    settings = SETTINGS.model_copy(update={"max_priority_fee_wei": 20})
-    tips = [
-        offer({"baseFeePerGas": ["0x64"], "reward": [[hex(tip)]]}, settings).tip for tip in (1, 12, 20, 400)
-    ]
-    assert tips == [7, 12, 20, 20]
 
 
 def test_the_reason_of_a_refusal_is_fit_to_be_stored() -> None:
