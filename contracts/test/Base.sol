@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {AllowancePayout} from "../src/AllowancePayout.sol";
 import {BatchPayout} from "../src/BatchPayout.sol";
 import {TestUSDC} from "../src/TestUSDC.sol";
 import {USDCProxy} from "../src/USDCProxy.sol";
@@ -73,6 +74,8 @@ abstract contract Base {
     TestUSDC internal usdc;
     BatchPayout internal code;
     BatchPayout internal treasury;
+    AllowancePayout internal payout;
+    address internal constant PAYER = address(0xCAFE);
 
     function mint(address to, uint256 amount) internal {
         vm.prank(MINTER);
@@ -95,6 +98,17 @@ abstract contract Base {
         return treasury.pay(batchId, address(usdc), payments);
     }
 
+    /// @dev The payer calls the contract that it has approved.
+    function payByAllowance(bytes32 batchId, bytes memory payments) internal returns (bytes memory failed) {
+        vm.prank(PAYER);
+        return payout.pay(batchId, address(usdc), payments);
+    }
+
+    function approve(uint256 amount) internal {
+        vm.prank(PAYER);
+        usdc.approve(address(payout), amount);
+    }
+
     function payment(address to, uint256 amount) internal pure returns (bytes memory) {
         return abi.encodePacked(to, uint96(amount));
     }
@@ -109,7 +123,8 @@ abstract contract Base {
     }
 }
 
-/// @notice A USDC behind its proxy with its offices filled, and a treasury account that delegates to BatchPayout.
+/// @notice A USDC behind its proxy with its offices filled, a treasury account that delegates to BatchPayout, and a
+/// payer that has allowed AllowancePayout all it has.
 abstract contract Fixture is Base {
     function setUp() public virtual {
         bytes memory start = abi.encodeCall(TestUSDC.initialize, (OWNER, MASTER_MINTER, PAUSER, BLACKLISTER));
@@ -121,5 +136,9 @@ abstract contract Fixture is Base {
         treasury = BatchPayout(payable(vm.addr(TREASURY_KEY)));
         vm.signAndAttachDelegation(address(code), TREASURY_KEY);
         mint(address(treasury), TREASURY_FUNDS);
+
+        payout = new AllowancePayout();
+        mint(PAYER, TREASURY_FUNDS);
+        approve(TREASURY_FUNDS);
     }
 }

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 pragma solidity 0.8.37;
 
+import {AllowancePayout} from "../src/AllowancePayout.sol";
 import {BatchPayout} from "../src/BatchPayout.sol";
 import {TestUSDC} from "../src/TestUSDC.sol";
 import {Base, Fixture} from "./Base.sol";
@@ -10,12 +11,17 @@ contract Handler is Base {
     address[] public accounts;
     uint256 public paidOut;
     uint256 public batches;
+    uint256 public allowed = TREASURY_FUNDS;
+    uint256 public paidByAllowance;
+    uint256 public batchesByAllowance;
     mapping(address => uint256) public frozen;
 
-    constructor(TestUSDC usdc_, BatchPayout treasury_) {
+    constructor(TestUSDC usdc_, BatchPayout treasury_, AllowancePayout payout_) {
         usdc = usdc_;
         treasury = treasury_;
+        payout = payout_;
         accounts.push(address(treasury_));
+        accounts.push(PAYER);
         accounts.push(MINTER);
         for (uint256 i; i < 5; ++i) {
             accounts.push(address(uint160(0x10000 + i)));
@@ -27,24 +33,24 @@ contract Handler is Base {
     }
 
     function move(uint256 from, uint256 to, uint256 amount) external {
-        address sender = _any(from, 1);
+        address sender = _any(from, 2);
         amount = within(amount, 0, usdc.balanceOf(sender) + 1);
         vm.prank(sender);
-        try usdc.transfer(_any(to, 1), amount) {} catch {}
+        try usdc.transfer(_any(to, 2), amount) {} catch {}
     }
 
     function moveByAllowance(uint256 from, uint256 by, uint256 to, uint256 amount) external {
-        address sender = _any(from, 1);
+        address sender = _any(from, 2);
         amount = within(amount, 0, usdc.balanceOf(sender) + 1);
         vm.prank(sender);
-        try usdc.approve(_any(by, 1), amount) {} catch {}
-        vm.prank(_any(by, 1));
-        try usdc.transferFrom(sender, _any(to, 1), amount) {} catch {}
+        try usdc.approve(_any(by, 2), amount) {} catch {}
+        vm.prank(_any(by, 2));
+        try usdc.transferFrom(sender, _any(to, 2), amount) {} catch {}
     }
 
     function issue(uint256 to, uint256 amount) external {
         vm.prank(MINTER);
-        try usdc.mint(_any(to, 1), within(amount, 1, 1e12)) {} catch {}
+        try usdc.mint(_any(to, 2), within(amount, 1, 1e12)) {} catch {}
     }
 
     function redeem(uint256 amount) external {
@@ -52,9 +58,9 @@ contract Handler is Base {
         try usdc.burn(within(amount, 0, usdc.balanceOf(MINTER) + 1)) {} catch {}
     }
 
-    /// @dev The treasury itself stays free, so that batches go on; one in four attempts freezes.
+    /// @dev The treasury and the payer stay free, so that batches go on; one in four attempts freezes.
     function freeze(uint256 who) external {
-        address account = _any(who, 1);
+        address account = _any(who, 2);
         if (who % 4 == 0 && !usdc.isBlacklisted(account)) {
             frozen[account] = usdc.balanceOf(account);
             blacklist(account);
@@ -71,13 +77,7 @@ contract Handler is Base {
     }
 
     function payBatch(uint256 seed, uint256 size) external {
-        bytes memory payments;
-        uint256[] memory amounts = new uint256[](within(size, 1, 12));
-        for (uint256 i; i < amounts.length; ++i) {
-            seed = uint256(keccak256(abi.encode(seed)));
-            amounts[i] = within(seed >> 8, 0, usdc.balanceOf(address(treasury)) / 4 + 1);
-            payments = bytes.concat(payments, payment(_any(seed, 1), amounts[i]));
-        }
+        (bytes memory payments, uint256[] memory amounts) = _batch(address(treasury), seed, size);
         bytes memory failed = pay(bytes32(batches), payments);
         for (uint256 i; i < amounts.length; ++i) {
             if (!isSet(failed, i)) paidOut += amounts[i];
@@ -85,14 +85,62 @@ contract Handler is Base {
         ++batches;
     }
 
+    function allow(uint256 amount) external {
+        amount = within(amount, 0, TREASURY_FUNDS);
+        vm.prank(PAYER);
+        try usdc.approve(address(payout), amount) {
+            allowed = amount + paidByAllowance;
+        } catch {}
+    }
+
+    function payBatchByAllowance(uint256 seed, uint256 size) external {
+        (bytes memory payments, uint256[] memory amounts) = _batch(PAYER, seed, size);
+        bytes memory failed = payByAllowance(bytes32(batchesByAllowance), payments);
+        for (uint256 i; i < amounts.length; ++i) {
+            if (!isSet(failed, i)) paidByAllowance += amounts[i];
+        }
+        ++batchesByAllowance;
+    }
+
+    function payAgainByAllowance(uint256 which) external {
+        if (batchesByAllowance == 0) return;
+        which %= batchesByAllowance;
+        vm.prank(PAYER);
+        try payout.pay(bytes32(which), address(usdc), payment(accounts[3], 1)) {
+            revert("a batch id was accepted twice");
+        } catch (bytes memory reason) {
+            vm.assertEq(reason, abi.encodeWithSelector(AllowancePayout.BatchAlreadyPaid.selector, which));
+        }
+    }
+
+    /// @dev Anyone may call; the id is often one that the payer has used or is going to use.
+    function payAsAStranger(uint256 who, uint256 batchId, uint256 seed, uint256 size) external {
+        (bytes memory payments,) = _batch(PAYER, seed, size);
+        vm.prank(_any(who, 2));
+        try payout.pay(bytes32(batchId % 64), address(usdc), payments) {} catch {}
+    }
+
     function payAgain(uint256 which) external {
         if (batches == 0) return;
         which %= batches;
         vm.prank(address(treasury));
-        try treasury.pay(bytes32(which), address(usdc), payment(accounts[2], 1)) {
+        try treasury.pay(bytes32(which), address(usdc), payment(accounts[3], 1)) {
             revert("a batch id was accepted twice");
         } catch (bytes memory reason) {
             vm.assertEq(reason, abi.encodeWithSelector(BatchPayout.BatchAlreadyPaid.selector, which));
+        }
+    }
+
+    function _batch(address payer, uint256 seed, uint256 size)
+        private
+        view
+        returns (bytes memory payments, uint256[] memory amounts)
+    {
+        amounts = new uint256[](within(size, 1, 12));
+        for (uint256 i; i < amounts.length; ++i) {
+            seed = uint256(keccak256(abi.encode(seed)));
+            amounts[i] = within(seed >> 8, 0, usdc.balanceOf(payer) / 4 + 1);
+            payments = bytes.concat(payments, payment(_any(seed, 2), amounts[i]));
         }
     }
 
@@ -106,7 +154,7 @@ contract InvariantsTest is Fixture {
 
     function setUp() public override {
         super.setUp();
-        handler = new Handler(usdc, treasury);
+        handler = new Handler(usdc, treasury, payout);
     }
 
     function targetContracts() external view returns (address[] memory targets) {
@@ -124,6 +172,15 @@ contract InvariantsTest is Fixture {
 
     function invariant_the_treasury_is_short_of_exactly_what_was_paid() external view {
         vm.assertEq(usdc.balanceOf(address(treasury)), TREASURY_FUNDS - handler.paidOut());
+    }
+
+    function invariant_the_payer_is_short_of_exactly_what_was_paid() external view {
+        vm.assertEq(usdc.balanceOf(PAYER), TREASURY_FUNDS - handler.paidByAllowance());
+    }
+
+    function invariant_an_allowance_is_spent_by_its_givers_batches_alone() external view {
+        vm.assertEq(usdc.allowance(PAYER, address(payout)), handler.allowed() - handler.paidByAllowance());
+        vm.assertEq(usdc.balanceOf(address(payout)), 0);
     }
 
     function invariant_a_blacklisted_balance_does_not_move() external view {
