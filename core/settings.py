@@ -7,16 +7,63 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
-class EthereumSettings(BaseModel):
+class EndpointSettings(BaseModel):
+    """A JSON-RPC address of a chain's node. Its path is often a credential, so it is never shown."""
+
+    url: SecretStr
+    weight: int = Field(default=1, ge=1)
+    requests_per_second: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _address_alone(cls, value: Any) -> Any:
+        return {"url": value} if isinstance(value, str) else value
+
+
+class RpcSettings(BaseModel):
+    """The endpoints of one chain, and how they are asked. Times are seconds."""
+
+    rpc_url: str = Field(description="The node's JSON-RPC address: the first endpoint.")
+    endpoints: list[EndpointSettings] = Field(
+        default_factory=list,
+        description="JSON list of further endpoints: addresses, or "
+        '`{"url", "weight", "requests_per_second"}`; with the address of `rpc_url` it tells of the first.',
+    )
+    rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
+    rpc_concurrency: int = Field(default=20, ge=1, description="Requests to one endpoint under way at once.")
+    rpc_quorum: int = Field(
+        default=2,
+        ge=1,
+        description="Endpoints that have to agree on what decides about money; no more than there are.",
+    )
+    rpc_max_lag: int = Field(
+        default=3, ge=0, description="Blocks that an endpoint may be behind the others before it is paused."
+    )
+    rpc_health_interval: float = Field(
+        default=5.0, gt=0, description="Seconds between looks at how far each of several endpoints is."
+    )
+    rpc_pause: float = Field(
+        default=1.0,
+        gt=0,
+        description="Seconds of an endpoint's first pause; each that follows soon is twice as long.",
+    )
+    rpc_max_pause: float = Field(default=60.0, gt=0, description="Longest pause of an endpoint, in seconds.")
+
+    def all_endpoints(self) -> list[EndpointSettings]:
+        """The first endpoint and the further ones, each address once."""
+        found = {self.rpc_url: EndpointSettings(url=SecretStr(self.rpc_url))}
+        return list((found | {one.url.get_secret_value(): one for one in self.endpoints}).values())
+
+
+class EthereumSettings(RpcSettings):
     """One EVM chain. Times are seconds, heights blocks, prices wei."""
 
-    rpc_url: str = Field(description="The node's JSON-RPC address.")
     chain_id: int = Field(description="Checked against the node's before anything is signed.")
     usdc: str = Field(description="Address of the USDC token contract.")
     batch_payout: str | None = Field(
@@ -35,7 +82,6 @@ class EthereumSettings(BaseModel):
         description="Block tag of FINALIZED, `finalized` or `safe`, or `depth:64`: blocks on top of it.",
     )
     poll_interval: float = Field(default=1.0, gt=0, description="Seconds between looks for a new block.")
-    rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
     rebroadcast_after: int = Field(
         default=3, ge=1, description="Blocks unmined before the bytes go out again."
     )
@@ -81,14 +127,9 @@ class EthereumSettings(BaseModel):
         return self
 
 
-class SolanaSettings(BaseModel):
+class SolanaSettings(RpcSettings):
     """One Solana cluster. Times are seconds, prices micro-lamports per compute unit."""
 
-    rpc_url: str = Field(description="The node's JSON-RPC address.")
-    witness_rpc_urls: list[str] = Field(
-        default_factory=list,
-        description="JSON list of further nodes; a payment is signed anew only if they too never saw it.",
-    )
     genesis_hash: str | None = Field(
         default=None, description="Checked against each node's before anything is signed."
     )
@@ -98,13 +139,29 @@ class SolanaSettings(BaseModel):
     )
     max_in_flight: int = Field(default=64, ge=1, description="Unconfirmed transactions of one wallet.")
     poll_interval: float = Field(default=0.5, gt=0, description="Seconds between looks for news.")
-    rpc_timeout: float = Field(default=10.0, gt=0, description="Seconds until a call is given up.")
-    rpc_concurrency: int = Field(default=8, ge=1, description="Calls to the node under way at once.")
+    rpc_concurrency: int = Field(default=8, ge=1, description="Requests to one endpoint under way at once.")
+    rpc_max_lag: int = Field(
+        default=50, ge=0, description="Slots that an endpoint may be behind the others before it is paused."
+    )
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
     max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
     gas_alert_lamports: int = Field(
         default=50_000_000, ge=0, description="Native balance below which a wallet is told of."
+    )
+
+
+class PolicySettings(BaseModel):
+    """What every organisation's payments are held against. Times are hours."""
+
+    deny_list_file: Path | None = Field(
+        default=None, description="File of addresses that are never paid: one a line, or OFAC's SDN list."
+    )
+    allow_list_file: Path | None = Field(
+        default=None, description="File of the only addresses that are paid, one a line."
+    )
+    approval_hours: float | None = Field(
+        default=None, gt=0, description="How long a payment waits for its approvals; without it, for ever."
     )
 
 
@@ -154,6 +211,8 @@ class Settings(BaseSettings):
     encryption_keys: dict[str, SecretStr] = Field(
         default_factory=dict, description="Key id to base64 of 32 bytes; the last one encrypts."
     )
+
+    policy: PolicySettings = Field(default_factory=PolicySettings)
 
     ethereum: EthereumSettings | None = None
     solana: SolanaSettings | None = None
