@@ -7,6 +7,7 @@ there, and whatever is no proper answer, is maybe sent.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
@@ -97,6 +98,17 @@ def of_error(chain: ChainName, code: int, message: str, data: Any = None) -> Ver
         classes = {Sending.MAYBE_SENT}
     sending = classes.pop() if len(classes) == 1 else Sending.MAYBE_SENT
     return Verdict(sending, nonce_used=any(entry.nonce_used for entry in found))
+
+
+def combined(verdicts: Sequence[Verdict]) -> Verdict:
+    """Of the same bytes, sent to several endpoints: sent when any has them, and surely not sent only when all
+    of them say so."""
+    classes = {one.sending for one in verdicts}
+    if Sending.SENT in classes:
+        sending = Sending.SENT
+    else:
+        sending = classes.pop() if len(classes) == 1 else Sending.MAYBE_SENT
+    return Verdict(sending, nonce_used=any(one.nonce_used for one in verdicts))
 
 
 @cache

@@ -69,7 +69,25 @@ class EthereumSettings(RpcSettings):
     batch_payout: str | None = Field(
         default=None, description="Address of the deployed BatchPayout; without it payments go one by one."
     )
+    allowance_payout: str | None = Field(
+        default=None, description="Address of the deployed AllowancePayout, the other way to pay in batches."
+    )
+    batching: Literal["delegation", "allowance", "none"] = Field(
+        default="delegation",
+        description="Batches by `delegation` to `batch_payout` (EIP-7702), through an `allowance` for "
+        "`allowance_payout`, or `none`.",
+    )
+    allowance_limit: int = Field(
+        default=1_000_000_000_000,
+        ge=0,
+        description="Smallest units of USDC that `allowance_payout` is allowed at a time; 0: without end.",
+    )
     batch_size: int = Field(default=200, ge=1, le=400, description="Most payments in one batch.")
+    batch_wait: float = Field(
+        default=0.0,
+        ge=0,
+        description="Most seconds that a payment waits for others to fill a batch; urgent ones do not.",
+    )
     max_in_flight: int = Field(
         default=1,
         ge=1,
@@ -90,6 +108,9 @@ class EthereumSettings(RpcSettings):
         default=5_000_000_000, ge=0, description="Most EIP-1559 tip that is taken from the node's figures."
     )
     max_fee_wei: int = Field(default=500_000_000_000, gt=0, description="Cap on the fee per gas.")
+    inbound_range: int = Field(
+        default=1000, ge=1, description="Final blocks that one look for deposits reads at once."
+    )
     fee_percentiles: list[float] = Field(
         default=[20, 50, 90],
         min_length=3,
@@ -118,6 +139,12 @@ class EthereumSettings(RpcSettings):
     )
 
     @model_validator(mode="after")
+    def _allowance_has_a_contract(self) -> EthereumSettings:
+        if self.batching == "allowance" and self.allowance_payout is None:
+            raise ValueError("batching by allowance needs allowance_payout")
+        return self
+
+    @model_validator(mode="after")
     def _urgencies_ascend(self) -> EthereumSettings:
         percentiles, percents = self.fee_percentiles, self.base_fee_percents
         if percentiles != sorted(percentiles) or not 0 <= percentiles[0] <= percentiles[-1] <= 100:
@@ -136,6 +163,11 @@ class SolanaSettings(RpcSettings):
     usdc: str = Field(description="Address of the USDC mint.")
     batch_size: int = Field(
         default=18, ge=1, le=20, description="Most payments in one transaction; 18 fit, 9 to new recipients."
+    )
+    batch_wait: float = Field(
+        default=0.0,
+        ge=0,
+        description="Most seconds that a payment waits for others to share a transaction.",
     )
     max_in_flight: int = Field(default=64, ge=1, description="Unconfirmed transactions of one wallet.")
     poll_interval: float = Field(default=0.5, gt=0, description="Seconds between looks for news.")
@@ -163,6 +195,57 @@ class PolicySettings(BaseModel):
     approval_hours: float | None = Field(
         default=None, gt=0, description="How long a payment waits for its approvals; without it, for ever."
     )
+
+
+class KeySettings(BaseModel):
+    """Where one key lies that is in no key file. `key` is its id (AWS) or its name (Vault), `version` the
+    version of Vault's that is used."""
+
+    backend: Literal["aws", "vault"]
+    key: str
+    version: int = Field(default=1, ge=1)
+
+
+class SignerSettings(BaseModel):
+    """The process that signs, and how the others reach it. Amounts are smallest units, times seconds."""
+
+    socket: Path | None = Field(
+        default=None, description="Unix socket of `coffer signer`; who has it set holds no keys."
+    )
+    address: str | None = Field(
+        default=None, pattern=r"^[^:\s]+:[0-9]{1,5}$", description="`host:port` of `coffer signer` over TCP."
+    )
+    secret: SecretStr = Field(
+        default=SecretStr(""), description="What both ends of a TCP connection prove to know, 32 bytes or more."
+    )
+    allowed_uids: list[int] = Field(
+        default_factory=list, description="JSON list of users who may use the Unix socket, besides its own."
+    )
+    timeout: float = Field(default=10.0, gt=0, description="Seconds until an answer is given up.")
+    folder: Path = Field(
+        default=Path("signer"), description="Folder of what the process remembers of the day's payments."
+    )
+    stop_file: Path | None = Field(
+        default=None, description="While there is a file at this path, nothing at all is signed."
+    )
+    max_payment: int | None = Field(default=None, gt=0, description="Most USDC of one payment.")
+    max_day: int | None = Field(
+        default=None, gt=0, description="Most USDC that one key pays in a day (UTC); `coffer signer` alone."
+    )
+    max_fee_wei: int = Field(default=5 * 10**18, gt=0, description="Most that a transaction may cost.")
+    max_fee_lamports: int = Field(default=10_000_000, gt=0, description="Most that a transaction may cost.")
+    tables_rpc_url: SecretStr | None = Field(
+        default=None, description="A node of Solana that is believed what its address lookup tables hold."
+    )
+    keys: dict[str, KeySettings] = Field(
+        default_factory=dict,
+        description='JSON of keys in no file: address to `{"backend": "aws" or "vault", "key", "version"}`.',
+    )
+    aws_region: str = Field(default="us-east-1", description="Region of AWS KMS.")
+    aws_endpoint: str | None = Field(default=None, description="Address of AWS KMS, if not the region's.")
+    vault_address: str | None = Field(default=None, description="Address of HashiCorp Vault, or OpenBao.")
+    vault_token: SecretStr = Field(default=SecretStr(""), description="Token for Vault; renewed while used.")
+    vault_mount: str = Field(default="transit", description="Where Vault's transit engine is mounted.")
 
 
 class Settings(BaseSettings):
@@ -202,6 +285,17 @@ class Settings(BaseSettings):
     tail_interval: float = Field(
         default=1.0, gt=0, description="Seconds between looks for transfers to seal and to watch."
     )
+    deposit_pool: int = Field(
+        default=20, ge=0, description="Deposit addresses kept ready for each organisation and chain."
+    )
+    min_deposit: int = Field(
+        default=10_000, ge=1, description="Least deposit that is told of, in millionths of a USDC."
+    )
+    min_sweep: int = Field(
+        default=1_000_000,
+        ge=1,
+        description="Least that is swept from a deposit address to the treasury, in millionths of a USDC.",
+    )
     dispatch_batch: int = Field(default=2000, ge=1, description="Most intents claimed in one transaction.")
 
     keystore_dir: Path = Field(default=Path("keys"), description="Folder of the encrypted key files.")
@@ -214,6 +308,7 @@ class Settings(BaseSettings):
 
     policy: PolicySettings = Field(default_factory=PolicySettings)
 
+    signer: SignerSettings = Field(default_factory=SignerSettings)
     ethereum: EthereumSettings | None = None
     solana: SolanaSettings | None = None
 

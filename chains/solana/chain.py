@@ -21,23 +21,16 @@ from core.settings import SolanaSettings
 
 
 class Solana:
-    """One cluster through one node; the `Chain` of USDC there. A block number is a slot.
-
-    Further nodes, the witnesses, are asked only before something is concluded from the node's silence.
-    """
+    """One cluster; the `Chain` of USDC there. A block number is a slot."""
 
     name = ChainName.SOLANA
     native = SOL
 
     def __init__(self, settings: SolanaSettings, signers: Signers) -> None:
-        nodes = [
-            Rpc(url, settings.rpc_timeout, settings.rpc_concurrency, settings.genesis_hash)
-            for url in (settings.rpc_url, *settings.witness_rpc_urls)
-        ]
-        self._rpc, *self._witnesses = nodes
+        self._rpc = Rpc.connect(settings)
         self._mint = Pubkey.from_string(settings.usdc)
         self._builder = Builder(settings, self._rpc, signers)
-        history = History(nodes)
+        history = History(self._rpc.each())
         self._sender = Sender(settings, self._rpc, signers, self._builder, history)
         self._follower = Follower(self._rpc, history)
 
@@ -77,5 +70,4 @@ class Solana:
         return []
 
     async def close(self) -> None:
-        for rpc in (self._rpc, *self._witnesses):
-            await rpc.close()
+        await self._rpc.close()

@@ -1,39 +1,28 @@
 """Solana's JSON-RPC over HTTP. What is no proper answer is `ChainUnavailable`, and never "not found".
 
-Replies are read as plain JSON: solders panics on some of the error replies. Calls go one by one with bounded
-concurrency, because not every node takes JSON-RPC arrays.
+Calls go one by one with bounded concurrency, because not every node takes JSON-RPC arrays.
 Methods: https://solana.com/docs/rpc/http
 """
 
 from __future__ import annotations
 
 import asyncio
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, Self
 
-import httpx
-import msgspec
-
+from chains.endpoints import Call, Client, Endpoint, Pin, Pool, RpcError, Stranger, Trouble, open_pool, raised
 from chains.log import clean
-from chains.protocol import ChainUnavailable
+from chains.protocol import ChainName, ChainUnavailable
+from core.settings import SolanaSettings
+
+__all__ = ["Call", "Header", "Rpc", "RpcError", "contents"]
 
 SIGNATURES_A_CALL: Final = 256
 ACCOUNTS_A_CALL: Final = 100
 BLOCKS_A_CALL: Final = 500_000
-
-Call = tuple[str, list[Any]]
-
-
-class RpcError(ChainUnavailable):
-    """The node answered with an error. It says nothing about whether a transaction exists."""
-
-    def __init__(self, code: int, message: str, data: Any = None) -> None:
-        self.message = clean(message)
-        super().__init__(f"{self.message} ({code})")
-        self.code = code
-        self.data = data
+# NODE_UNHEALTHY and MIN_CONTEXT_SLOT_NOT_REACHED (https://solana.com/docs/rpc).
+_BEHIND: Final = frozenset({-32005, -32016})
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,38 +33,35 @@ class Header:
     parent: int
 
 
-class Rpc:
-    """One node. `timeout` is in seconds and for each call; `concurrency` bounds the calls under way.
-    `genesis` is the hash of the cluster that it has to be of, None for any."""
+class Rpc(Client):
+    """`genesis` is the hash of the cluster that each node has to be of, None for any."""
 
-    def __init__(self, url: str, timeout: float, concurrency: int, genesis: str | None = None) -> None:
-        self._url = url
-        self._concurrency = concurrency
+    def __init__(self, pool: Pool, genesis: str | None = None) -> None:
+        super().__init__(pool)
         self._genesis = genesis
-        self._checked = False
-        self._seconds = timeout
-        self._slots = asyncio.Semaphore(concurrency)
-        self._ids = itertools.count(1)
-        self._client = httpx.AsyncClient(
-            timeout=timeout,
-            limits=httpx.Limits(max_connections=concurrency, max_keepalive_connections=concurrency),
-            headers={"content-type": "application/json"},
-        )
+        self._checked: set[Endpoint] = set()
+
+    @classmethod
+    def connect(cls, settings: SolanaSettings) -> Self:
+        """A client of all endpoints of the settings."""
+        genesis = settings.genesis_hash
+
+        async def probe(endpoint: Endpoint) -> int:
+            if genesis is not None:
+                (found,) = await endpoint.ask([("getGenesisHash", [])])
+                if raised(found) != genesis:
+                    raise Stranger(f"the node is of cluster {clean(str(found))}, not {genesis}")
+            (slot,) = await endpoint.ask([("getSlot", [{"commitment": "confirmed"}])])
+            if not isinstance(raised(slot), int):
+                raise ChainUnavailable("getSlot: not a number")
+            return int(slot)
+
+        return cls(open_pool(ChainName.SOLANA, settings, probe, _trouble), genesis)
 
     async def call(self, method: str, *params: Any) -> Any:
         """The `result` of one call. Raises `RpcError` for an error reply, else `ChainUnavailable`."""
-        id = next(self._ids)
-        request = msgspec.json.encode({"jsonrpc": "2.0", "id": id, "method": method, "params": params})
-        async with self._slots:
-            try:
-                # httpx limits each wait for bytes; the whole call has a limit too.
-                async with asyncio.timeout(self._seconds):
-                    response = await self._client.post(self._url, content=request)
-            except (httpx.HTTPError, TimeoutError) as error:
-                raise ChainUnavailable(f"{method}: {type(error).__name__}") from error
-        if response.status_code != httpx.codes.OK:
-            raise ChainUnavailable(f"{method}: HTTP status {response.status_code}")
-        return _result(method, id, response.content)
+        (answer,) = await self._pool.read([(method, params)], self._pin)
+        return raised(answer)
 
     async def answers(self, calls: Sequence[Call]) -> list[Any]:
         """The result of each call, or the `ChainUnavailable` it ended in, in the calls' order.
@@ -100,8 +86,27 @@ class Rpc:
                     answers[at] = error
                     silent.append(error)
 
-        await asyncio.gather(*(work() for _ in range(min(self._concurrency, len(calls)))))
+        at_once = self._pool.endpoints[0].concurrency
+        await asyncio.gather(*(work() for _ in range(min(at_once, len(calls)))))
         return answers
+
+    async def send(self, calls: Sequence[Call]) -> list[list[Any]]:
+        """Make the same calls to all endpoints that are well. What each of them answered, call by call: a
+        result, or the `ChainUnavailable` it ended in."""
+
+        async def through(endpoint: Endpoint) -> list[Any]:
+            answers = await self._at(Pin(endpoint)).answers(calls)
+            if all(isinstance(one, ChainUnavailable) and not isinstance(one, RpcError) for one in answers):
+                raise answers[0]
+            return answers
+
+        if not calls:
+            return []
+        outcomes = await self._pool.write(through)
+        return [
+            [outcome if isinstance(outcome, ChainUnavailable) else outcome[at] for outcome in outcomes]
+            for at in range(len(calls))
+        ]
 
     async def results(self, calls: Sequence[Call]) -> list[Any]:
         """The result of each call, in order. Raises what the first failing one raised."""
@@ -195,16 +200,15 @@ class Rpc:
             raise ChainUnavailable("getBlock: no block with its height") from None
 
     async def check_genesis(self) -> None:
-        """Raise `ChainUnavailable` when the node is of another cluster. Asks until one answer was good."""
-        if self._genesis is None or self._checked:
+        """Raise `ChainUnavailable` when the node that answers is of another cluster. A node is asked until
+        one answer was good."""
+        if self._genesis is None or self.endpoint in self._checked:
             return
         genesis = await self.call("getGenesisHash")
         if genesis != self._genesis:
             raise ChainUnavailable(f"the node is of cluster {clean(str(genesis))}, not {self._genesis}")
-        self._checked = True
-
-    async def close(self) -> None:
-        await self._client.aclose()
+        if self.endpoint is not None:
+            self._checked.add(self.endpoint)
 
 
 def contents(result: Any) -> Any:
@@ -216,16 +220,7 @@ def contents(result: Any) -> Any:
         raise ChainUnavailable("the result has no context") from None
 
 
-def _result(method: str, id: int, content: bytes) -> Any:
-    try:
-        reply = msgspec.json.decode(content)
-    except msgspec.DecodeError:
-        raise ChainUnavailable(f"{method}: the reply is not JSON") from None
-    if not isinstance(reply, dict):
-        raise ChainUnavailable(f"{method}: the reply is no JSON-RPC reply")
-    error = reply.get("error")
-    if isinstance(error, dict) and isinstance(error.get("code"), int):
-        raise RpcError(error["code"], str(error.get("message", "")), error.get("data"))
-    if error is not None or reply.get("id") != id or "result" not in reply:
-        raise ChainUnavailable(f"{method}: the reply is no JSON-RPC reply to this call")
-    return reply["result"]
+def _trouble(error: RpcError) -> Trouble | None:
+    if error.code in _BEHIND:
+        return Trouble.BEHIND
+    return Trouble.LIMITED if error.code == 429 else None

@@ -13,6 +13,7 @@ from chains.ethereum.rpc import Rpc, RpcError
 from chains.protocol import ChainName, ChainUnavailable
 from chains.solana import sending
 from chains.solana.rpc import RpcError as SolanaRpcError
+from tests.chains.endpoints.pools import alone
 
 HASH = "0x" + "ab" * 32
 NODES = {"geth", "nethermind", "erigon", "besu", "reth", "anvil", "agave", "surfpool"}
@@ -225,8 +226,8 @@ async def test_no_proper_answer_is_no_verdict_at_all(response: httpx.Response | 
             raise response
         return response
 
-    rpc = Rpc("http://node", 1)
-    rpc._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
+    rpc = Rpc(alone("http://node"))
+    rpc._pool.endpoints[0]._client = httpx.AsyncClient(transport=httpx.MockTransport(answer))
     with pytest.raises(ChainUnavailable) as raised:
         await rpc.batch([("eth_sendRawTransaction", ["0x00"])])
     await rpc.close()

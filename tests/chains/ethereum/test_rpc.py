@@ -10,17 +10,18 @@ import httpx
 import msgspec
 import pytest
 
-from chains.ethereum import rpc as module
+from chains.endpoints import endpoint as module
 from chains.ethereum.rpc import Rpc, RpcError
 from chains.protocol import ChainUnavailable
+from tests.chains.endpoints.pools import alone
 
 
 def node(*bodies: object, status: int = 200) -> Rpc:
     """A node that answers with these, whatever it is asked."""
-    rpc = Rpc("http://node/credential", 1)
+    rpc = Rpc(alone("http://node/credential"))
     content = b"".join(one if isinstance(one, bytes) else msgspec.json.encode(one) for one in bodies)
     transport = httpx.MockTransport(lambda request: httpx.Response(status, content=content))
-    rpc._client = httpx.AsyncClient(transport=transport)
+    rpc._pool.endpoints[0]._client = httpx.AsyncClient(transport=transport)
     return rpc
 
 
@@ -85,7 +86,7 @@ async def test_a_node_that_answers_byte_by_byte_is_given_up_in_time() -> None:
 
     server = await asyncio.start_server(drip, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
-    rpc = Rpc(f"http://127.0.0.1:{port}", 0.3)
+    rpc = Rpc(alone(f"http://127.0.0.1:{port}", timeout=0.3))
     started = monotonic()
     with pytest.raises(ChainUnavailable, match="did not answer"):
         await rpc.call("method")

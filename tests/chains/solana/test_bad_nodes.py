@@ -13,7 +13,6 @@ from chains.protocol import Built, ChainUnavailable, TransactionStatus
 from chains.signers.keystore import Ed25519Signer
 from chains.solana import Solana
 from chains.solana.rpc import Rpc, RpcError
-from core.settings import Settings
 from sandbox import jsonrpc, solana
 from tests.chains.solana.wallets import SOL, USDC, OneKey, Wallet, payouts, settings_for
 
@@ -98,7 +97,7 @@ async def test_a_confirmed_payment_that_a_node_has_lost_stays_confirmed(
 
 
 async def test_a_witness_that_is_down_keeps_a_payment_from_being_signed_anew(wallet: Wallet) -> None:
-    settings = settings_for(wallet.mint, witness_rpc_urls=["http://127.0.0.1:9"])
+    settings = settings_for(wallet.mint, endpoints=["http://127.0.0.1:9"])
     with_witness = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
     built = await wallet.store(payouts(1))
     await wallet.expired(built)
@@ -111,7 +110,7 @@ async def test_a_witness_that_is_down_keeps_a_payment_from_being_signed_anew(wal
 
 
 async def test_with_a_witness_that_answers_it_is_signed_anew_and_paid_once(wallet: Wallet) -> None:
-    settings = settings_for(wallet.mint, witness_rpc_urls=[wallet.mint.rpc_url])
+    settings = settings_for(wallet.mint, endpoints=[wallet.mint.rpc_url + "/"])
     alone, wallet.chain = wallet.chain, Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
     paid = payouts(1)
     built = await wallet.store(paid)
@@ -122,16 +121,6 @@ async def test_with_a_witness_that_answers_it_is_signed_anew_and_paid_once(walle
     assert (len(await wallet.attempts()), await wallet.balances(paid)) == (2, [USDC])
     await wallet.chain.close()
     wallet.chain = alone
-
-
-def test_witnesses_are_a_json_list_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COFFER_DATABASE_URL", "postgresql://nowhere")
-    monkeypatch.setenv("COFFER_SOLANA__RPC_URL", "http://a")
-    monkeypatch.setenv("COFFER_SOLANA__USDC", "usdc")
-    monkeypatch.setenv("COFFER_SOLANA__WITNESS_RPC_URLS", '["http://b", "http://c"]')
-    solana_settings = Settings(_env_file=None).solana
-    assert solana_settings is not None
-    assert solana_settings.witness_rpc_urls == ["http://b", "http://c"]
 
 
 @pytest.fixture

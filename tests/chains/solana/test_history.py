@@ -11,6 +11,7 @@ from chains.protocol import ChainUnavailable
 from chains.solana import rpc as rpc_module
 from chains.solana.history import Expired, History, Missing
 from chains.solana.rpc import Rpc, RpcError
+from tests.chains.endpoints.pools import alone
 
 GENESIS = "genesis"
 SINCE, UNTIL, TIP = 1_000, 1_050, 1_200
@@ -22,7 +23,7 @@ class Ledger(Rpc):
     """A node whose ledger a test damages. `blocks_of` is slot to height, parent and signatures."""
 
     def __init__(self) -> None:
-        super().__init__("http://nowhere.invalid", 1, 8, GENESIS)
+        super().__init__(alone("http://nowhere.invalid"), GENESIS)
         self.tip = TIP
         self.genesis = GENESIS
         self.first_available = 0
