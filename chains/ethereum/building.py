@@ -16,19 +16,13 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum import calldata
 from chains.ethereum.fees import Fees
+from chains.ethereum.preparing import batchable, free_places
 from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Call as RpcCall
-from chains.ethereum.rpc import Rpc, octets, quantity
-from chains.ethereum.simulation import covered, simulate
-from chains.ethereum.transactions import GAS_CAP, Call, delegation_code, sign_calls, sign_delegation
-from chains.ethereum.wallets import (
-    ForeignNonces,
-    Nonces,
-    WalletState,
-    lock_nonces,
-    read_state,
-    skip_foreign,
-)
+from chains.ethereum.rpc import Rpc, quantity
+from chains.ethereum.simulation import Sorted, covered, simulate
+from chains.ethereum.transactions import GAS_CAP, Call, sign_calls
+from chains.ethereum.wallets import Nonces, WalletState, lock_nonces, read_state, skip_foreign
 from chains.protocol import (
     Built,
     ChainName,
@@ -47,16 +41,10 @@ logger = get_logger(__name__)
 
 # A transfer of USDC to a new recipient takes 62,135 gas; what is left over costs nothing.
 _TRANSFER_GAS: Final = 100_000
-# 21,000 for the transaction, 25,000 for the authorization (EIP-7702), and the account's `receive`.
-_DELEGATION_GAS: Final = 100_000
 
 
 class InsufficientGas(ChainUnavailable):
     """The wallet's ether does not cover the gas of a single transaction. Its payouts wait for more."""
-
-
-class WrongDelegate(ChainUnavailable):
-    """`batch_payout` is not the address of BatchPayout: no treasury may run other code."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +68,7 @@ async def build(
     org_id: UUID,
     address: str,
     payouts: Sequence[Payout],
-    delegated: Recently,
+    prepared: Recently,
 ) -> Built:
     """See `Chain.build`. Locks the wallet's nonces until the caller's transaction ends.
 
@@ -90,20 +78,18 @@ async def build(
     if not payouts:
         return Built()
     nonces = await lock_nonces(session, rpc, settings, org_id, address)
-    free = await _free(session, settings, address)
+    free = await free_places(session, settings, address)
     if free <= 0:
         return Built()
     spoken_for = await log.unmined_amount(session, ChainName.ETHEREUM, address)
     state = await read_state(rpc, settings, address)
     await skip_foreign(rpc, settings, nonces, state)
-    batched = settings.batch_payout is not None and state.delegates_to(settings.batch_payout)
-    if not batched:
-        delegated.forget(address)
-    most = free * (settings.batch_size if batched else 1)
+    budget = await batchable(rpc, settings, address, state, spoken_for, prepared)
+    most = free * (settings.batch_size if budget else 1)
     funded = covered(payouts[:most], state.token_balance, spoken_for)
-    tried = await simulate(rpc, settings, address, funded.payable) if funded.payable else funded
+    tried = await _simulate(rpc, settings, address, funded.payable, budget) if funded.payable else funded
     rejected = funded.rejected if tried is funded else funded.rejected + tried.rejected
-    planned = await _plan(rpc, settings, address, tried.payable, batched)
+    planned = await _plan(rpc, settings, address, tried.payable, budget)
     affordable = _affordable(planned[:free], state, address)
     if planned and not affordable and not rejected:
         raise InsufficientGas(
@@ -123,80 +109,37 @@ async def build(
     return Built(transactions=signed, rejected=rejected)
 
 
-async def prepare(
-    rpc: Rpc,
-    settings: EthereumSettings,
-    signers: Signers,
-    session: AsyncSession,
-    org_id: UUID,
-    address: str,
-    delegated: Recently,
-) -> list[str]:
-    """Delegate the account to BatchPayout (EIP-7702) unless it does, or is about to. See `Chain.prepare`.
-
-    With too little ether nothing is done: payments then go one by one. The same while its nonces are
-    uncertain: that is one wallet's trouble, and no reason to leave the next unprepared. Raises
-    `ChainUnavailable`, of it `WrongDelegate`.
-    """
-    # Most wallets were delegated long ago: nothing is asked for those, and none is locked to find that out.
-    if settings.batch_payout is None or address in delegated:
-        return []
-    if octets(await rpc.call("eth_getCode", address, "latest")) == delegation_code(settings.batch_payout):
-        delegated.note(address)
-        return []
-    try:
-        return await _delegate(rpc, settings, signers, session, org_id, address, settings.batch_payout)
-    except ForeignNonces as error:
-        logger.warning("not_delegated", address=address, error=str(error))
-        return []
+async def _simulate(
+    rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout], budget: int
+) -> Sorted:
+    if settings.batching == "delegation" and settings.batch_payout is not None:
+        return await simulate(rpc, settings, address, payouts)
+    together, alone = _split(payouts, budget)
+    return await simulate(rpc, settings, address, together, alone)
 
 
-async def _delegate(
-    rpc: Rpc,
-    settings: EthereumSettings,
-    signers: Signers,
-    session: AsyncSession,
-    org_id: UUID,
-    address: str,
-    delegate: str,
-) -> list[str]:
-    nonces = await lock_nonces(session, rpc, settings, org_id, address)
-    if await log.awaits(session, ChainName.ETHEREUM, address, TransactionKind.DELEGATION):
-        return []
-    if await _free(session, settings, address) <= 0:
-        return []
-    state = await read_state(rpc, settings, address)
-    if state.delegates_to(delegate):
-        return []
-    if octets(await rpc.call("eth_getCode", delegate, "latest")) != calldata.batch_runtime():
-        raise WrongDelegate(f"the code at {delegate} is not that of BatchPayout")
-    await skip_foreign(rpc, settings, nonces, state)
-    if _DELEGATION_GAS * state.fees.max_fee > state.native_balance:
-        logger.warning("no_gas_to_delegate", address=address, balance=state.native_balance)
-        return []
-    signer = await signers.signer(address)
-    nonce = nonces.take(2)
-    id = new_id("ctx")
-    signature = await sign_delegation(
-        signer, settings.chain_id, state.fees, nonce, delegate, _DELEGATION_GAS, id
-    )
-    planned = SignedTransaction(id, TransactionKind.DELEGATION, (), signature.raw, signature.hash, nonce)
-    await nonces.keep(session)
-    await log.record(session, org_id, ChainName.ETHEREUM, address, [planned], state.height)
-    return [planned.id]
-
-
-async def _free(session: AsyncSession, settings: EthereumSettings, address: str) -> int:
-    in_flight = await log.in_flight(session, ChainName.ETHEREUM, [address])
-    return settings.max_in_flight - in_flight[address]
+def _split(payouts: Sequence[Payout], budget: int) -> tuple[list[Payout], list[Payout]]:
+    """Those that batches can pay with `budget`, and those that go one by one; both in order."""
+    together: list[Payout] = []
+    alone: list[Payout] = []
+    for payout in payouts:
+        if payout.amount <= budget:
+            budget -= payout.amount
+            together.append(payout)
+        else:
+            alone.append(payout)
+    return together, alone
 
 
 async def _plan(
-    rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout], batched: bool
+    rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout], budget: int
 ) -> list[_Planned]:
-    """Group payouts into transactions, in order, each within the gas that one may take."""
-    size = settings.batch_size if batched else 1
-    groups = [tuple(payouts[start : start + size]) for start in range(0, len(payouts), size)]
+    """Group payouts into transactions, each within the gas that one may take, and put first whose first
+    payout came first."""
+    together, alone = _split(payouts, budget)
+    size = settings.batch_size
+    groups = [tuple(together[start : start + size]) for start in range(0, len(together), size)]
+    groups += [(payout,) for payout in alone]
     planned: list[_Planned] = []
     while groups:
         batches = [group for group in groups if len(group) > 1]
@@ -210,12 +153,21 @@ async def _plan(
                 half = len(group) // 2
                 smaller += [group[:half], group[half:]]
         groups = smaller
-    return planned
+    place = {id(payout): index for index, payout in enumerate(payouts)}
+    return sorted(planned, key=lambda one: place[id(one.payouts[0])])
 
 
 def _estimate(settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> RpcCall:
     data = calldata.pay(calldata.batch_id("simulation"), settings.usdc, payouts)
-    return "eth_estimateGas", [{"from": address, "to": address, "data": "0x" + data.hex()}]
+    return "eth_estimateGas", [{"from": address, "to": _payer(settings, address), "data": "0x" + data.hex()}]
+
+
+def _payer(settings: EthereumSettings, address: str) -> str:
+    """Whom the account calls to pay a batch: itself, or the payout contract."""
+    if settings.batching != "allowance":
+        return address
+    assert settings.allowance_payout is not None, "what goes through an allowance has a contract"
+    return settings.allowance_payout
 
 
 def _with_margin(estimate: int) -> int:
@@ -245,6 +197,7 @@ async def _sign(
 ) -> list[SignedTransaction]:
     """Sign with consecutive nonces, in order."""
     calls = [_call(settings, signer.address, one, nonces.take()) for one in planned]
+    reach(Point.BUILD_NUMBERED)
     purposes = [Purpose(one.id, one.kind, one.payouts, settings.usdc) for one in planned]
     signatures = await sign_calls(signer, settings.chain_id, fees, list(zip(calls, purposes, strict=True)))
     signed = [
@@ -261,4 +214,4 @@ def _call(settings: EthereumSettings, address: str, planned: _Planned, nonce: in
         (payout,) = planned.payouts
         return Call(nonce, settings.usdc, calldata.transfer(payout.to, payout.amount), planned.gas)
     data = calldata.pay(calldata.batch_id(planned.id), settings.usdc, planned.payouts)
-    return Call(nonce, address, data, planned.gas)
+    return Call(nonce, _payer(settings, address), data, planned.gas)

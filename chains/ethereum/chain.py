@@ -9,17 +9,29 @@ from uuid import UUID
 from eth_utils.address import to_checksum_address
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.ethereum import addresses, broadcasting, building, calldata, following
+from chains.ethereum import addresses, broadcasting, building, calldata, following, preparing
+from chains.ethereum.finality import final_tag
+from chains.ethereum.inbound import inbound
 from chains.ethereum.recently import Recently
-from chains.ethereum.rpc import Rpc, quantity
+from chains.ethereum.rpc import Rpc, digest, quantity
 from chains.ethereum.wallets import token_amount
-from chains.protocol import Built, ChainName, ChainUnavailable, Head, Payout, Progress
-from chains.signers import Signers
+from chains.protocol import (
+    Built,
+    ChainName,
+    ChainUnavailable,
+    Head,
+    Inbound,
+    Opening,
+    Payout,
+    Progress,
+    Transfer,
+)
+from chains.signers import Curve, Signers
 from core.money import ETH, Currency
 from core.settings import EthereumSettings
 
-# Only the account itself can take its delegation back, and every build looks again.
-_DELEGATED_SECONDS: Final = 300.0
+# Only the account itself can take back its delegation or its allowance, and every build looks again.
+_PREPARED_SECONDS: Final = 300.0
 # How often a transaction in quarantine is looked at again, and told of.
 _QUARANTINED_SECONDS: Final = 60.0
 
@@ -36,18 +48,22 @@ class Ethereum:
         if settings.batch_payout is not None:
             contracts["batch_payout"] = str(to_checksum_address(settings.batch_payout))
             self._unpayable[contracts["batch_payout"]] = "the batch contract"
+        if settings.allowance_payout is not None:
+            contracts["allowance_payout"] = str(to_checksum_address(settings.allowance_payout))
+            self._unpayable[contracts["allowance_payout"]] = "the payout contract"
         self._settings = settings.model_copy(update=contracts)
         self._signers = signers
-        self._rpc = Rpc(settings.rpc_url, settings.rpc_timeout)
-        self._delegated = Recently(_DELEGATED_SECONDS)
+        self._rpc = Rpc.connect(settings)
+        self._prepared = Recently(_PREPARED_SECONDS)
         self._looked_at = Recently(_QUARANTINED_SECONDS)
 
     def address(self, text: str) -> str:
         return addresses.canonical(text, self._unpayable)
 
     async def head(self) -> Head:
+        tag = await final_tag(self._rpc, self._settings)
         final, latest = await self._rpc.results(
-            [("eth_getBlockByNumber", [self._settings.finality, False]), ("eth_blockNumber", [])]
+            [("eth_getBlockByNumber", [tag, False]), ("eth_blockNumber", [])]
         )
         if final is None:
             raise ChainUnavailable("the node has no block that is final")
@@ -64,7 +80,7 @@ class Ethereum:
         self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
     ) -> Built:
         return await building.build(
-            self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._delegated
+            self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._prepared
         )
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
@@ -76,9 +92,26 @@ class Ethereum:
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return await following.follow(self._rpc, self._settings, session)
 
+    async def opening(self, address: str) -> Opening:
+        header = await self._rpc.call("eth_getBlockByNumber", "latest", False)
+        if header is None:
+            raise ChainUnavailable("the node has no newest block")
+        balance_of = {"to": self._settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
+        block = {"blockHash": digest(header["hash"])}
+        token, native = await self._rpc.results(
+            [("eth_call", [balance_of, block]), ("eth_getBalance", [address, block])]
+        )
+        return Opening(quantity(header["number"]), token_amount(token), quantity(native))
+
+    async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
+        return await inbound(self._rpc, self._settings, session, pending)
+
+    async def deposit_address(self, index: int) -> str:
+        return await self._signers.derive(Curve.of(self.name), index)
+
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
-        return await building.prepare(
-            self._rpc, self._settings, self._signers, session, org_id, address, self._delegated
+        return await preparing.prepare(
+            self._rpc, self._settings, self._signers, session, org_id, address, self._prepared
         )
 
     async def close(self) -> None:

@@ -62,6 +62,8 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
                 payout.reference,
                 position not in errors,
                 errors.get(position),
+                # The payment is sound: the allowance is topped up, and it is handed over again.
+                retry=errors.get(position) == calldata.ALLOWANCE_SHORT,
                 code=CANCELED if attempt.cancels else None,
             )
             for position, payout in enumerate(payouts)
@@ -72,24 +74,32 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
 def _batch_errors(attempt: Attempt, receipt: Any, count: int) -> dict[int, str] | None:
     """Why payments of a batch failed, by position; None when the batch was not carried out at all.
 
-    A call to an account without code succeeds and does nothing, so success alone proves no payment: the
-    account's own `BatchPaid` with our batch id does.
+    A call to an account without code succeeds and does nothing, so success alone proves no payment: a
+    `BatchPaid` with our batch id does, told by whom we called. The account told it by itself, or the payout
+    contract on behalf of the account.
     """
-    id = "0x" + calldata.batch_id(attempt.transaction_id).hex()
+    called = receipt["to"].lower()
+    named = ["0x" + calldata.batch_id(attempt.transaction_id).hex()]
+    batch_paid, payment_failed = calldata.BATCH_PAID, calldata.PAYMENT_FAILED
+    if called != attempt.address.lower():
+        named.append(calldata.topic(attempt.address))
+        batch_paid, payment_failed = calldata.PAYER_BATCH_PAID, calldata.PAYER_PAYMENT_FAILED
     own = [
         entry
         for entry in receipt["logs"]
-        if entry["address"].lower() == attempt.address.lower() and entry["topics"][1:2] == [id]
+        if entry["address"].lower() == called and entry["topics"][1 : 1 + len(named)] == named
     ]
-    paid = [entry for entry in own if entry["topics"][0] == calldata.BATCH_PAID]
+    paid = [entry for entry in own if entry["topics"][0] == batch_paid]
     if not paid:
         return None
     errors = {
-        quantity(entry["topics"][2]): calldata.reason(decode(["bytes"], octets(entry["data"]))[0])
+        quantity(entry["topics"][1 + len(named)]): calldata.reason(
+            decode(["bytes"], octets(entry["data"]))[0]
+        )
         for entry in own
-        if entry["topics"][0] == calldata.PAYMENT_FAILED
+        if entry["topics"][0] == payment_failed
     }
     done, failed = decode(["uint256", "uint256"], octets(paid[0]["data"]))
-    if failed != len(errors) or done + failed != count:
+    if failed != len(errors) or done + failed != count or any(position >= count for position in errors):
         raise ChainUnavailable("the node's receipt of a batch contradicts itself")
     return errors

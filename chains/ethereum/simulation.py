@@ -18,6 +18,8 @@ logger = get_logger(__name__)
 # Nodes give an eth_call no more than 50 million gas by default (geth's --rpc.gascap); a payment takes 41,000
 # at its coldest.
 _AT_ONCE: Final = 1000
+# Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
+_CALLS_AT_ONCE: Final = 100
 # The JSON-RPC error of a call that was reverted; older nodes have the general -32000 and only the text.
 _REVERTED: Final = 3
 # What USDC says to everybody while it is paused.
@@ -54,47 +56,60 @@ def covered(payouts: Sequence[Payout], token_balance: int, spoken_for: int) -> S
     return found
 
 
-async def simulate(rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> Sorted:
-    """Let `BatchPayout.pay` run on the account itself with all payouts, by eth_call, as if it delegated.
+async def simulate(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    address: str,
+    together: Sequence[Payout],
+    alone: Sequence[Payout] = (),
+) -> Sorted:
+    """Let the payouts `together` run in batches, by eth_call, and each of those `alone` as a transfer.
 
-    `payouts` are covered by the balance. Those that fail there are tried once more on their own: one that
-    fails again is rejected with the token's reason, one that does not is left for later. Nothing is rejected
-    if the wallet could not even pay itself, before or after. Raises `ChainUnavailable`, of it
-    `TokenUnusable`.
+    All are covered by the balance, and those that go through an allowance by the allowance. Those that fail
+    in a batch are tried once more on their own: one that fails again is rejected with the token's reason, one
+    that does not is left for later. Nothing is rejected if the wallet could not even pay itself, before or
+    after. Raises `ChainUnavailable`, of it `TokenUnusable`.
     """
-    parts = [payouts[start : start + _AT_ONCE] for start in range(0, len(payouts), _AT_ONCE)]
+    parts = [together[start : start + _AT_ONCE] for start in range(0, len(together), _AT_ONCE)]
     answers = await rpc.results([_pay(settings, address, part) for part in parts])
     doubtful = [
         part[index]
         for part, answer in zip(parts, answers, strict=True)
         for index in calldata.failed_payments(answer, len(part))
     ]
-    if not doubtful:
-        return Sorted(payable=list(payouts))
     apart = {id(payout) for payout in doubtful}
-    found = Sorted(payable=[payout for payout in payouts if id(payout) not in apart])
-    probe = _transfer(settings, address, Payout("probe", address, 1))
-    _available(address, *await rpc.batch([_balance(settings, address), probe]))
-    *answers, balance, probed = await rpc.batch(
-        [
-            *(_transfer(settings, address, one) for one in doubtful),
-            _balance(settings, address),
-            probe,
-        ]
-    )
-    reasons = [_refusal(answer) for answer in answers]
-    available = _available(address, balance, probed)
+    found = Sorted(payable=[payout for payout in together if id(payout) not in apart])
+    tried = [*doubtful, *alone]
+    if not tried:
+        return found
+    reasons, available = await _refusals(rpc, settings, address, tried)
     if _PAUSED in reasons:
         raise _unusable(address, _PAUSED)
-    for payout, reason in zip(doubtful, reasons, strict=True):
-        if reason is None:
-            continue
-        found.rejected.append(
-            _short(payout)
-            if payout.amount > available
-            else Rejection(payout.reference, "TransferReverted", reason)
-        )
+    for payout, reason in zip(tried, reasons, strict=True):
+        if reason is not None:
+            found.rejected.append(
+                _short(payout)
+                if payout.amount > available
+                else Rejection(payout.reference, "TransferReverted", reason)
+            )
+        elif id(payout) not in apart:
+            found.payable.append(payout)
     return found
+
+
+async def _refusals(
+    rpc: Rpc, settings: EthereumSettings, address: str, payouts: Sequence[Payout]
+) -> tuple[list[str | None], int]:
+    """Why the token refuses each of the payouts as a transfer of its own, and the wallet's balance then."""
+    around = [_balance(settings, address), _transfer(settings, address, Payout("probe", address, 1))]
+    _available(address, *await rpc.batch(around))
+    asked: list[Call] = [*(_transfer(settings, address, payout) for payout in payouts), *around]
+    answers: list[Any] = []
+    for start in range(0, len(asked), _CALLS_AT_ONCE):
+        answers += await rpc.batch(asked[start : start + _CALLS_AT_ONCE])
+    *refused, balance, probed = answers
+    available = _available(address, balance, probed)
+    return [_refusal(answer) for answer in refused], available
 
 
 def _available(address: str, balance: Any, probed: Any) -> int:
@@ -119,11 +134,14 @@ def _balance(settings: EthereumSettings, address: str) -> Call:
 
 
 def _pay(settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> Call:
-    """The call of the account to itself, its code replaced by the contract's for this call alone."""
-    # No transaction has this id, so the contract has never accepted its batch.
-    data = calldata.pay(calldata.batch_id("simulation"), settings.usdc, payouts)
+    """The batch as it would be sent. An account that may not delegate yet is lent the contract's code for
+    this call alone; an allowance is the one that there is."""
+    # No transaction has this id, so neither contract has ever accepted its batch.
+    data = "0x" + calldata.pay(calldata.batch_id("simulation"), settings.usdc, payouts).hex()
+    if settings.batching == "allowance":
+        return "eth_call", [{"from": address, "to": settings.allowance_payout, "data": data}, "latest"]
     override = {address: {"code": "0x" + calldata.batch_runtime().hex()}}
-    return "eth_call", [{"from": address, "to": address, "data": "0x" + data.hex()}, "latest", override]
+    return "eth_call", [{"from": address, "to": address, "data": data}, "latest", override]
 
 
 def _transfer(settings: EthereumSettings, address: str, payout: Payout) -> Call:

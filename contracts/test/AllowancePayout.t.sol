@@ -137,9 +137,7 @@ contract AllowancePayoutTest is Fixture {
         vm.deal(address(this), 1 ether);
         (bool done,) = address(payout).call{value: 1}("");
         vm.assertFalse(done, "ether was taken");
-        (done,) = address(payout).call{value: 1}(
-            abi.encodeCall(payout.pay, (BATCH, address(usdc), payment(ALICE, 1)))
-        );
+        (done,) = address(payout).call{value: 1}(abi.encodeCall(payout.pay, (BATCH, address(usdc), payment(ALICE, 1))));
         vm.assertFalse(done, "ether was taken with a batch");
     }
 
@@ -227,6 +225,11 @@ contract AllowancePayoutTest is Fixture {
         vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsFalse), hex"07");
         vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsTwo), hex"07");
         vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsOneByte), hex"07");
+    }
+
+    /// @dev What the first answer left in memory must not fill up the second.
+    function test_an_answer_too_short_is_not_read_as_the_one_before_it() public {
+        vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsTrueThenOneByte), hex"06");
     }
 
     function test_a_long_reason_is_cut() public {

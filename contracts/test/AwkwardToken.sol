@@ -14,6 +14,7 @@ contract AwkwardToken {
         ReturnsFalse,
         ReturnsTwo,
         ReturnsOneByte,
+        ReturnsTrueThenOneByte,
         RevertsAtLength,
         BurnsAllGas,
         RefusesOnLowGas,
@@ -21,6 +22,7 @@ contract AwkwardToken {
     }
 
     Manner public manner;
+    uint256 private calls;
 
     function behave(Manner manner_) external {
         manner = manner_;
@@ -41,7 +43,8 @@ contract AwkwardToken {
         if (manner == Manner.CallsBack) Payout(msg.sender).pay("again", address(this), new bytes(32));
         if (manner == Manner.ReturnsNothing) return;
         uint256 answer = manner == Manner.ReturnsFalse ? 0 : manner == Manner.ReturnsTwo ? 2 : 1;
-        uint256 size = manner == Manner.ReturnsOneByte ? 1 : 32;
+        bool short = manner == Manner.ReturnsOneByte || (manner == Manner.ReturnsTrueThenOneByte && calls++ != 0);
+        uint256 size = short ? 1 : 32;
         assembly {
             mstore(0, answer)
             return(0, size)

@@ -185,6 +185,11 @@ contract BatchPayoutTest is Fixture {
         vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsOneByte), hex"07");
     }
 
+    /// @dev What the first answer left in memory must not fill up the second.
+    function test_an_answer_too_short_is_not_read_as_the_one_before_it() public {
+        vm.assertEq(_payAwkwardly(AwkwardToken.Manner.ReturnsTrueThenOneByte), hex"06");
+    }
+
     function test_a_long_reason_is_cut() public {
         vm.recordLogs();
         vm.assertEq(_payAwkwardly(AwkwardToken.Manner.RevertsAtLength), hex"07");
