@@ -105,6 +105,9 @@ class Screening:
         )
 
 
+NOBODY_LISTED: Final = Screening()
+
+
 class _File:
     """A file and the list that it last was."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from uuid import UUID
 
@@ -12,6 +12,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import Built, Chain, ChainName, Payout, Rejection, Urgency
+from chains.screening import NOBODY_LISTED, Screening
 from core import events
 from core.clock import now
 from core.database import Database
@@ -27,6 +28,8 @@ from ledger.entries import FundAccounts, debit, release
 from ledger.models import AccountType
 from ledger.posting import post
 from treasury.chains import Chains
+from treasury.policies.review import is_stopped, review
+from treasury.switches import STOPPED
 
 log = get_logger(__name__)
 
@@ -48,12 +51,13 @@ class _Waiting:
 
 
 _HAS_WAITING = text(
-    """
+    f"""
     SELECT EXISTS (
         SELECT FROM payment_intent JOIN wallet USING (org_id)
         WHERE wallet.id = :wallet_id AND payment_intent.wallet_id = wallet.id
-          AND payment_intent.status = 'RESERVED')
-    """
+          AND payment_intent.status = 'RESERVED' AND NOT payment_intent.awaiting_approval
+          AND NOT {STOPPED})
+    """  # noqa: S608
 )
 _LOCK_WALLET = text(
     "SELECT org_id, chain, address FROM wallet WHERE id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED"
@@ -64,7 +68,7 @@ _CLAIM = text(
            fund.available_account_id, fund.reserved_account_id
     FROM payment_intent AS intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
     WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.wallet_id = :wallet_id
-      AND intent.status = 'RESERVED'
+      AND intent.status = 'RESERVED' AND NOT intent.awaiting_approval
     ORDER BY intent.id LIMIT :most
     FOR NO KEY UPDATE OF intent SKIP LOCKED
     """
@@ -90,7 +94,9 @@ _FAIL = text(
 )
 
 
-async def run(database: Database, chains: Chains, wallet_id: str, most: int) -> None:
+async def run(
+    database: Database, chains: Chains, wallet_id: str, most: int, screening: Screening = NOBODY_LISTED
+) -> None:
     """Send everything that waits on a wallet, `most` intents a transaction, one dispatcher at a time.
 
     Whoever finds the wallet taken leaves: an intent that was committed while another held the wallet is
@@ -100,19 +106,22 @@ async def run(database: Database, chains: Chains, wallet_id: str, most: int) -> 
     sending: asyncio.Task[None] | None = None
     try:
         while await _has_waiting(database, wallet_id):
-            sent = await _sign_and_store(database, chains, wallet_id, most)
+            sent = await _sign_and_store(database, chains, wallet_id, most, screening)
             if sent is None:
                 return
             if sending is not None:
                 await sending
-            sending = asyncio.create_task(_broadcast(database, *sent))
+            sending = asyncio.create_task(_broadcast(database, wallet_id, *sent))
     finally:
         if sending is not None:
             await sending
 
 
-async def _broadcast(database: Database, chain: Chain, transactions: Sequence[str]) -> None:
+async def _broadcast(database: Database, wallet_id: str, chain: Chain, transactions: Sequence[str]) -> None:
     async with database.everything() as session:
+        if await is_stopped(session, wallet_id):
+            log.critical("signed, and not sent: payments are stopped", walletId=wallet_id)
+            return
         await chain.broadcast(session, transactions)
         reach(Point.SEND_MARKED)
         await session.commit()
@@ -125,20 +134,30 @@ async def _has_waiting(database: Database, wallet_id: str) -> bool:
 
 
 async def _sign_and_store(
-    database: Database, chains: Chains, wallet_id: str, most: int
+    database: Database, chains: Chains, wallet_id: str, most: int, screening: Screening
 ) -> tuple[Chain, list[str]] | None:
-    """One transaction: claim, sign, write the log, hold the debits. None when nothing could be moved."""
+    """One transaction: claim, sign, write the log, hold the debits. None when nothing could be moved, or
+    may be: when payments are stopped meanwhile, what was signed is forgotten with the transaction."""
     async with database.everything() as session:
         wallet = await _lock_wallet(session, chains, wallet_id)
         if wallet is None:
             return None
         waiting = await _claim(session, wallet.org_id, wallet_id, most)
         reach(Point.DISPATCH_CLAIMED)
+        lists = screening.current()
+        reviewed = await review(session, wallet.org_id, wallet_id, wallet.chain.name, waiting, lists)
+        if reviewed.stopped:
+            return None
         payouts = [
-            Payout(intent.id, intent.recipient, intent.amount, intent.urgency) for intent in waiting.values()
+            Payout(intent.id, intent.recipient, intent.amount, intent.urgency)
+            for intent in waiting.values()
+            if intent.id not in reviewed.held
         ]
         built = await wallet.chain.build(session, wallet.org_id, wallet.address, payouts)
         reach(Point.DISPATCH_BUILT)
+        if await is_stopped(session, wallet_id):
+            return None
+        built = replace(built, rejected=[*reviewed.refused, *built.rejected])
         if not built.transactions and not built.rejected:
             await session.commit()
             return None

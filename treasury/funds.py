@@ -9,6 +9,7 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
+from chains import watching
 from chains.protocol import Chain, ChainName
 from core.driver import fetch
 from core.identifiers import new_id
@@ -21,7 +22,9 @@ from ledger.models import AccountType, Kind
 from ledger.posting import post
 from treasury.errors import SourceClosed, UnknownSource
 from treasury.models import Escrow, Fund, Wallet
+from treasury.policies.rules import GUARDED
 from treasury.schemas import Cost, WalletRead
+from treasury.switches import STOPPED
 
 _EQUITY = names.platform("opening")
 
@@ -37,24 +40,28 @@ class Source:
     address: str
     accounts: FundAccounts
     active: bool
+    stopped: bool
 
 
-_SOURCES = """
+_SOURCES = f"""
     SELECT fund.id, fund.owner_id, fund.wallet_id, wallet.chain, wallet.address,
            fund.available_account_id, fund.reserved_account_id,
-           coalesce(escrow.status = 'ACTIVE', true) AS active
+           coalesce(escrow.status = 'ACTIVE', true) AS active, {STOPPED} AS stopped,
+           {GUARDED.format(org="$1::uuid")} AS guarded
     FROM fund
         JOIN wallet ON wallet.org_id = fund.org_id AND wallet.id = fund.wallet_id
         LEFT JOIN escrow ON escrow.org_id = fund.org_id AND escrow.id = fund.owner_id
     WHERE fund.org_id = $1::uuid AND (fund.owner_id = fund.wallet_id OR fund.owner_id = ANY($2::text[]))
     ORDER BY wallet.id, fund.id
-"""
+"""  # noqa: S608
 
 
 class Sources:
     """The wallets of an organisation, and those of its escrows that were named."""
 
-    def __init__(self, sources: Sequence[Source]) -> None:
+    def __init__(self, sources: Sequence[Source], guarded: bool = False) -> None:
+        """`guarded`: policies of the organisation's own have to be asked."""
+        self.guarded = guarded
         self._by_owner = {(source.owner_id, source.chain): source for source in sources}
         self._default: dict[str, Source] = {}
         for source in sources:
@@ -80,18 +87,21 @@ async def load_sources(session: AsyncSession, org_id: UUID, named: Collection[st
     rows = await fetch(session, _SOURCES, org_id, list(named))
     return Sources(
         [
-            Source(fund, owner, wallet, chain, address, FundAccounts(available, reserved), active)
-            for fund, owner, wallet, chain, address, available, reserved, active in rows
-        ]
+            Source(fund, owner, wallet, chain, address, FundAccounts(available, reserved), active, stopped)
+            for fund, owner, wallet, chain, address, available, reserved, active, stopped, _ in rows
+        ],
+        any(row["guarded"] for row in rows),
     )
 
 
 async def open_wallet(session: AsyncSession, org_id: UUID, chain: Chain, address: str, name: str) -> Wallet:
-    """Take an address under management and book what it has on the chain as its opening balance.
+    """Take an address under management and book what it has on the chain as its opening balance: that of one
+    block, after which every transfer counts as a deposit.
 
     Its key must be with the signers already. Raises `ChainUnavailable`.
     """
     address = chain.address(address)
+    opening = await chain.opening(address)
     gas_name = names.wallet(chain.name, address, "gas")
     accounts = await open_accounts(
         session,
@@ -114,9 +124,9 @@ async def open_wallet(session: AsyncSession, org_id: UUID, chain: Chain, address
     session.add(wallet)
     await session.flush()
     fund = await _open_fund(session, org_id, wallet.id, wallet, USDC)
-    await _book_opening(session, org_id, USDC, fund.available_account_id, await chain.token_balance(address))
-    native = await chain.native_balance(address)
-    await _book_opening(session, org_id, chain.native, gas, native)
+    await _book_opening(session, org_id, USDC, fund.available_account_id, opening.token)
+    await _book_opening(session, org_id, chain.native, gas, opening.native)
+    await watching.watch(session, org_id, chain.name, [address], since=opening.block, busy=True)
     return wallet
 
 

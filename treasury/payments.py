@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlmodel import col, select
 
 from chains.protocol import ChainName, Urgency
+from chains.screening import NOBODY_LISTED, Lists, Screening
 from core import events
 from core.clock import now
 from core.driver import fetch
@@ -35,7 +36,11 @@ from treasury.errors import (
 )
 from treasury.funds import Source, Sources, load_sources
 from treasury.models import Fund, IntentStatus, PaymentIntent
-from treasury.schemas import PaymentIntentCreate, PaymentIntentRead
+from treasury.policies.admission import Admission
+from treasury.policies.errors import PolicyRefusal
+from treasury.policies.rules import Asked, listed
+from treasury.schemas import ApprovalsRead, PaymentIntentCreate, PaymentIntentRead
+from treasury.switches import PaymentsStopped
 
 # How much of a large batch is done before others on the event loop get their turn: 10 ms, 30 ms.
 _STRETCH = 500
@@ -48,17 +53,18 @@ class Wanted:
 
     body: PaymentIntentCreate
     recipient: str
+    created_by: str | None = None
 
 
-def check(chains: Chains, body: PaymentIntentCreate) -> Wanted:
-    """What can be said of a wanted payment without the database.
+def check(chains: Chains, body: PaymentIntentCreate, created_by: str | None = None) -> Wanted:
+    """What can be said of a wanted payment without the database; `created_by` is the principal who asks.
 
     Raises `ChainNotConfigured` and `chains.protocol.InvalidAddress`.
     """
     chain = chains.get(body.chain)
     if chain is None:
         raise ChainNotConfigured(body.chain)
-    return Wanted(body, chain.address(body.to))
+    return Wanted(body, chain.address(body.to), created_by)
 
 
 def canonical(want: Wanted) -> list[Any]:
@@ -72,37 +78,49 @@ def canonical(want: Wanted) -> list[Any]:
 
 _INSERT = """
     INSERT INTO payment_intent (org_id, created_at, id, chain, currency, amount, recipient, source, wallet_id,
-                                fund_id, status, reference, details, urgency)
+                                fund_id, status, reference, details, urgency, created_by)
     SELECT $1::uuid, $2::timestamptz, id, chain, currency, amount::numeric, recipient, source, wallet_id,
-           fund_id, 'RESERVED', reference, details::jsonb, urgency
+           fund_id, 'RESERVED', reference, details::jsonb, urgency, created_by
     FROM unnest($3::text[], $4::text[], $5::text[], $6::text[], $7::text[], $8::text[], $9::text[],
-                $10::text[], $11::text[], $12::text[], $13::text[])
+                $10::text[], $11::text[], $12::text[], $13::text[], $14::text[])
         AS given (id, chain, currency, amount, recipient, source, wallet_id, fund_id, reference, details,
-                  urgency)
+                  urgency, created_by)
 """
 
 
 async def create(
-    session: AsyncSession, org_id: UUID, wanted: Sequence[Wanted]
+    session: AsyncSession, org_id: UUID, wanted: Sequence[Wanted], screening: Screening = NOBODY_LISTED
 ) -> list[PaymentIntentRead | CofferError]:
     """Reserve the money of each wanted payment and write its intent, set-wise, in the caller's transaction.
 
-    Answers in order; one that is refused (`UnknownSource`, `SourceClosed`, `OwnAddress`,
-    `InsufficientFunds`) spoils no other.
+    Answers in order; one that is refused (`UnknownSource`, `SourceClosed`, `OwnAddress`, `PaymentsStopped`,
+    `PolicyRefusal`, `InsufficientFunds`) spoils no other. `screening` holds the installation's own lists.
     """
+    lists = screening.current()
     named = {want.body.from_ for want in wanted if want.body.from_ is not None}
     sources = await load_sources(session, org_id, named)
     outcomes: list[PaymentIntentRead | CofferError | None] = [None] * len(wanted)
     drawn: list[tuple[int, str, Source]] = []
     for index, want in enumerate(wanted):
         try:
-            drawn.append((index, new_id("pi"), _source(sources, want)))
-        except (UnknownSource, SourceClosed, OwnAddress) as refusal:
+            drawn.append((index, new_id("pi"), _source(sources, want, lists)))
+        except (UnknownSource, SourceClosed, OwnAddress, PaymentsStopped, PolicyRefusal) as refusal:
             outcomes[index] = refusal
         if index % _STRETCH == _STRETCH - 1:
             await asyncio.sleep(0)
-    reserves = [[reserve(source.accounts, wanted[i].body.amount, id)] for i, id, source in drawn]
     created_at = now()
+    admission: Admission | None = None
+    if sources.guarded and drawn:
+        asked = [
+            Asked(wanted[i].body.chain, source.wallet_id, wanted[i].recipient, wanted[i].body.amount)
+            for i, _, source in drawn
+        ]
+        admission = await Admission.open(session, org_id, created_at, asked)
+        refusals = admission.name([intent_id for _, intent_id, _ in drawn])
+        for (index, _, _), refused in zip(drawn, refusals, strict=True):
+            outcomes[index] = refused
+        drawn = [one for one, refused in zip(drawn, refusals, strict=True) if refused is None]
+    reserves = [[reserve(source.accounts, wanted[i].body.amount, id)] for i, id, source in drawn]
     made: list[tuple[Wanted, str, Source]] = []
     for (index, intent_id, source), posted in zip(drawn, await post(session, org_id, reserves), strict=True):
         want = wanted[index]
@@ -110,7 +128,8 @@ async def create(
             outcomes[index] = posted
         else:
             made.append((want, intent_id, source))
-            outcomes[index] = _fresh(org_id, want, intent_id, source, created_at)
+            approvals = 0 if admission is None else admission.reserve(intent_id)
+            outcomes[index] = _fresh(org_id, want, intent_id, source, created_at, approvals)
         if index % _STRETCH == _STRETCH - 1:
             await asyncio.sleep(0)
     if made:
@@ -118,13 +137,21 @@ async def create(
             part = made[start : start + _WRITTEN_TOGETHER]
             await fetch(session, _INSERT, org_id, created_at, *_columns(part))
             await events.emit(session, org_id, [_reserved(want, id, source) for want, id, source in part])
+    if admission is not None:
+        await admission.settle({intent_id: source.wallet_id for _, intent_id, source in made})
     return [outcome for outcome in outcomes if outcome is not None]
 
 
-def _source(sources: Sources, want: Wanted) -> Source:
+def _source(sources: Sources, want: Wanted, lists: Lists) -> Source:
     if (want.body.chain, want.recipient) in sources.addresses:
         raise OwnAddress
-    return sources.find(want.body.chain, want.body.from_)
+    source = sources.find(want.body.chain, want.body.from_)
+    if source.stopped:
+        raise PaymentsStopped
+    refusal = listed(lists, want.body.chain, want.recipient)
+    if refusal is not None:
+        raise refusal
+    return source
 
 
 def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> list[list[Any]]:
@@ -141,6 +168,7 @@ def _columns(made: Sequence[tuple[Wanted, str, Source]]) -> list[list[Any]]:
         [want.body.reference for want, _, _ in made],
         [encode(want.body.metadata).decode() for want, _, _ in made],
         [want.body.urgency.value for want, _, _ in made],
+        [want.created_by for want, _, _ in made],
     ]
 
 
@@ -156,7 +184,7 @@ def _reserved(want: Wanted, intent_id: str, source: Source) -> Event:
 
 
 def _fresh(
-    org_id: UUID, want: Wanted, intent_id: str, source: Source, created_at: datetime
+    org_id: UUID, want: Wanted, intent_id: str, source: Source, created_at: datetime, approvals: int
 ) -> PaymentIntentRead:
     return PaymentIntentRead.model_construct(
         id=intent_id,
@@ -174,6 +202,7 @@ def _fresh(
         transaction_hash=None,
         fee=None,
         failure=None,
+        approvals=ApprovalsRead(required=approvals, given=0) if approvals else None,
         created_at=created_at,
         broadcast_at=None,
         confirmed_at=None,

@@ -126,6 +126,13 @@ class Failure(Shape):
     message: str
 
 
+class ApprovalsRead(Shape):
+    """How many have to approve a payment, and how many have."""
+
+    required: int
+    given: int
+
+
 class PaymentIntentRead(Shape):
     """A payment intent as it stands. Amounts are exact decimals, times RFC 3339 in UTC."""
 
@@ -144,6 +151,7 @@ class PaymentIntentRead(Shape):
     transaction_hash: str | None
     fee: Cost | None
     failure: Failure | None
+    approvals: ApprovalsRead | None
     created_at: datetime
     broadcast_at: datetime | None
     confirmed_at: datetime | None
@@ -159,6 +167,11 @@ class PaymentIntentRead(Shape):
             None
             if intent.failure_code is None
             else Failure(code=intent.failure_code, message=intent.failure_message or "")
+        )
+        approvals = (
+            ApprovalsRead(required=intent.approvals_required, given=intent.approvals_given)
+            if intent.approvals_required
+            else None
         )
         return cls.model_construct(
             id=intent.id,
@@ -176,6 +189,7 @@ class PaymentIntentRead(Shape):
             transaction_hash=intent.transaction_hash,
             fee=fee,
             failure=failure,
+            approvals=approvals,
             created_at=intent.created_at,
             broadcast_at=intent.broadcast_at,
             confirmed_at=intent.confirmed_at,

@@ -13,16 +13,19 @@ from core.database import Database
 from core.faults import Point, reach
 from core.locks import try_lock
 from treasury.models import Wallet
+from treasury.switches import STOPPED
 
 IDEMPOTENCY_KEPT = timedelta(hours=48)
 
 _WALLETS = text(
-    """
+    f"""
     SELECT id FROM wallet WHERE EXISTS (
         SELECT FROM payment_intent AS intent
-        WHERE intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id AND intent.status = 'RESERVED')
+        WHERE intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id AND intent.status = 'RESERVED'
+          AND NOT intent.awaiting_approval)
+        AND NOT {STOPPED}
     ORDER BY id
-    """
+    """  # noqa: S608
 )
 _FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
 _FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")

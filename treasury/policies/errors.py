@@ -65,10 +65,3 @@ class OwnPayment(Conflict):
 
     def __init__(self) -> None:
         super().__init__("A payment is approved by others than the one who asked for it")
-
-
-class ApprovedBefore(Conflict):
-    """One principal approves a payment once."""
-
-    def __init__(self) -> None:
-        super().__init__("This principal has approved the payment before")
