@@ -3,13 +3,17 @@ PYTHON ?= python3
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: demo test up install lint contracts docs bench lock clean
+.PHONY: demo test torture up install lint contracts docs bench lock clean
 
 demo: $(INSTALLED)
 	$(BIN)/coffer demo
 
 test: $(INSTALLED)
 	$(BIN)/python -m pytest -n auto --dist loadgroup
+
+# A campaign of faults against the whole system. DURATION=2m SEED=7 make torture
+torture: $(INSTALLED)
+	$(BIN)/coffer torture --duration $(or $(DURATION),15m) $(if $(SEED),--seed $(SEED))
 
 up: $(INSTALLED)
 	$(BIN)/coffer up

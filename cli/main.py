@@ -28,6 +28,7 @@ _SANDBOX_COMMANDS: Final = {
     "demo": "cli.sandbox",
     "devnet": "cli.devnet",
     "bench": "cli.benchmarks",
+    "torture": "cli.torture",
 }
 
 

@@ -74,8 +74,11 @@ class Client:
         return answer.json(parse_float=Decimal)
 
     async def create(self, body: dict[str, Any], key: str) -> httpx.Response:
-        headers = {"Idempotency-Key": key}
-        return await self._send("POST", "/payment-intents", json=body, headers=headers)
+        return await self.post("/payment-intents", body, key)
+
+    async def post(self, path: str, body: dict[str, Any], key: str | None = None) -> httpx.Response:
+        headers = {} if key is None else {"Idempotency-Key": key}
+        return await self._send("POST", path, json=body, headers=headers)
 
     async def intents(self) -> dict[str, dict[str, Any]]:
         """Every payment intent of the organisation by id."""

@@ -155,6 +155,10 @@ class ChaosProxy:
         """The next `times` requests with a call of one of `methods` (any, if none is given) go wrong so."""
         self._plans.append(_Planned(fault, frozenset(methods), times))
 
+    def unplan(self, fault: Fault) -> None:
+        """What was planned of this kind and has not happened will not."""
+        self._plans = [planned for planned in self._plans if planned.fault is not fault]
+
     def behave(self) -> None:
         """No more faults from now on."""
         self._plans.clear()
