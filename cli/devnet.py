@@ -33,10 +33,11 @@ app.add_typer(commands, name="devnet")
 def deploy(
     ethereum_rpc: Ethereum = "http://127.0.0.1:8545", solana_rpc: Solana = "http://127.0.0.1:8899"
 ) -> None:
-    """Deploy USDC and the batch contract, and print the settings that name them. Safe to repeat."""
+    """Deploy USDC and the payout contracts, and print the settings that name them. Safe to repeat."""
     mints = asyncio.run(_mints(ethereum_rpc, solana_rpc))
     typer.echo(f"COFFER_ETHEREUM__USDC={mints.ethereum.usdc}")
     typer.echo(f"COFFER_ETHEREUM__BATCH_PAYOUT={mints.ethereum.batch_payout}")
+    typer.echo(f"COFFER_ETHEREUM__ALLOWANCE_PAYOUT={mints.ethereum.allowance_payout}")
     typer.echo(f"COFFER_SOLANA__USDC={mints.solana.address}")
 
 

@@ -157,6 +157,7 @@ class Coffer:
             "COFFER_ETHEREUM__CHAIN_ID": str(infrastructure.ethereum_chain_id),
             "COFFER_ETHEREUM__USDC": mints.ethereum.usdc,
             "COFFER_ETHEREUM__BATCH_PAYOUT": mints.ethereum.batch_payout,
+            "COFFER_ETHEREUM__ALLOWANCE_PAYOUT": mints.ethereum.allowance_payout,
             "COFFER_ETHEREUM__MAX_IN_FLIGHT": "64",
             "COFFER_ETHEREUM__POLL_INTERVAL": "0.2",
             "COFFER_SOLANA__RPC_URL": infrastructure.solana_rpc_url,

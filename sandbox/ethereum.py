@@ -1,4 +1,4 @@
-"""USDC and the batch contract on the sandbox's Ethereum: deployed, minted and blacklisted with a key of ours.
+"""USDC and the two payout contracts on the sandbox's Ethereum: deployed and minted with a key of ours.
 
 Amounts are in the smallest unit: 1 USDC is 1,000,000. Calls here mine a block rather than wait for the clock.
 """
@@ -17,6 +17,7 @@ from eth_utils.address import to_checksum_address
 from eth_utils.crypto import keccak
 
 import contracts
+from chains.ethereum import deployment
 from sandbox import anvil, jsonrpc
 
 MINED_SECONDS = 30
@@ -35,6 +36,7 @@ class Deployment:
     rpc_url: str
     usdc: str
     batch_payout: str
+    allowance_payout: str
     deployer: LocalAccount
     _sending: asyncio.Lock = field(default_factory=asyncio.Lock, repr=False, compare=False)
 
@@ -67,30 +69,35 @@ class Deployment:
 
 
 async def deploy(rpc_url: str, deployer: LocalAccount) -> Deployment:
-    """Deploy USDC behind its proxy and the batch contract, and make `deployer` a minter.
+    """Deploy USDC behind its proxy and the two payout contracts, and make `deployer` a minter.
 
-    The key must be used for nothing else: the addresses follow from it and its first three nonces, and where
-    a kept chain has code at them already, nothing is done.
+    The key must be used for nothing else: the addresses follow from it and its first three nonces, but for
+    AllowancePayout's, which is the same for all. Where a kept chain has code already, nothing is done.
     """
     token, usdc, batch_payout = (_created_by(deployer.address, nonce) for nonce in range(3))
-    deployment = Deployment(rpc_url, usdc, batch_payout, deployer)
+    allowance_payout = deployment.address("AllowancePayout")
+    deployed = Deployment(rpc_url, usdc, batch_payout, allowance_payout, deployer)
     await anvil.set_balance(rpc_url, deployer.address, 10**24)
-    if await jsonrpc.call(rpc_url, "eth_getCode", usdc, "latest") != "0x":
-        return deployment
-    offices = [deployer.address] * 4
-    initialization = _call("initialize(address,address,address,address)", *offices)
-    proxied = encode(["address", "address", "bytes"], [token, PROXY_ADMIN, initialization])
-    await _transact(
-        rpc_url,
-        deployer,
-        [
+    missing: list[tuple[str | None, bytes, int]] = []
+    if not await _has_code(rpc_url, usdc):
+        offices = [deployer.address] * 4
+        initialization = _call("initialize(address,address,address,address)", *offices)
+        proxied = encode(["address", "address", "bytes"], [token, PROXY_ADMIN, initialization])
+        missing += [
             (None, contracts.load("TestUSDC").bytecode, GAS),
             (None, contracts.load("USDCProxy").bytecode + proxied, GAS),
             (None, contracts.load("BatchPayout").bytecode, GAS),
             (usdc, _call("configureMinter(address,uint256)", deployer.address, _UNLIMITED), CALL_GAS),
-        ],
-    )
-    return deployment
+        ]
+    if not await _has_code(rpc_url, allowance_payout):
+        missing.append((deployment.PROXY, deployment.call("AllowancePayout"), GAS))
+    if missing:
+        await _transact(rpc_url, deployer, missing)
+    return deployed
+
+
+async def _has_code(rpc_url: str, address: str) -> bool:
+    return bool(await jsonrpc.call(rpc_url, "eth_getCode", address, "latest") != "0x")
 
 
 async def _transact(

@@ -115,7 +115,9 @@ async def _simulate(
     if settings.batching == "delegation" and settings.batch_payout is not None:
         return await simulate(rpc, settings, address, payouts)
     together, alone = _split(payouts, budget)
-    return await simulate(rpc, settings, address, together, alone)
+    tried = await simulate(rpc, settings, address, together, alone)
+    payable = {id(payout) for payout in tried.payable}
+    return Sorted([payout for payout in payouts if id(payout) in payable], tried.rejected)
 
 
 def _split(payouts: Sequence[Payout], budget: int) -> tuple[list[Payout], list[Payout]]:

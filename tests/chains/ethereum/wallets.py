@@ -4,14 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import UUID, uuid4
 
 import coincurve
+import pytest
 from eth_utils.address import to_checksum_address
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from chains import log
 from chains.ethereum import Ethereum
 from chains.protocol import Built, Payout, Progress, TransactionStatus
 from chains.signers import Curve, UnknownKey
@@ -73,6 +77,12 @@ class Wallet:
         await self.send(ids)
         return ids
 
+    async def overlook(self) -> None:
+        """Follow without seeing that anything is ours."""
+        with pytest.MonkeyPatch.context() as blind:
+            blind.setattr(log, "open_attempts", AsyncMock(return_value=[]))
+            assert await self.follow() == []
+
     async def follow(self) -> list[Progress]:
         async with self.database.everything() as session:
             progress = await self.chain.follow(session)
@@ -115,9 +125,25 @@ def recipient() -> str:
     return str(to_checksum_address(coincurve.PrivateKey().public_key.format(compressed=False)[-20:]))
 
 
-def payouts(count: int, amount: int = USDC, first: int = 0) -> list[Payout]:
-    """To as many fresh recipients; `first` numbers the references, since a payment is made once."""
-    return [Payout(f"pi_{index}", recipient(), amount) for index in range(first, first + count)]
+class References:
+    """pi_0, pi_1 and so on, from the beginning in each test: a payment is made once."""
+
+    def __init__(self) -> None:
+        self.begin()
+
+    def begin(self) -> None:
+        self._numbers = count()
+
+    def take(self) -> str:
+        return f"pi_{next(self._numbers)}"
+
+
+references = References()
+
+
+def payouts(number: int, amount: int = USDC) -> list[Payout]:
+    """As many payments to fresh recipients."""
+    return [Payout(references.take(), recipient(), amount) for _ in range(number)]
 
 
 def settings_for(contracts: ethereum.Deployment, **changes: Any) -> EthereumSettings:
@@ -127,6 +153,7 @@ def settings_for(contracts: ethereum.Deployment, **changes: Any) -> EthereumSett
             "chain_id": CHAIN_ID,
             "usdc": contracts.usdc,
             "batch_payout": contracts.batch_payout,
+            "allowance_payout": contracts.allowance_payout,
             "max_in_flight": 16,
         }
         | changes
