@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from chains import log
 from chains.protocol import ChainName, PayoutResult, Progress, TransactionStatus
 from core.money import ETH
 from ledger.entries import list_entries
@@ -35,6 +36,17 @@ async def report(
     )
     async with treasury.workers.everything() as session:
         await settle(session, ChainName.ETHEREUM, ETH, [step])
+        await session.commit()
+
+
+async def mine(treasury: Treasury, results: Sequence[PayoutResult]) -> None:
+    """The log has the one transaction that was sent as final."""
+    (sent_id, *_) = treasury.chain.sent
+    mined = log.Mined(sent_id, "0xhash", 1, "0xblock", True, 10, results=tuple(results))
+    async with treasury.workers.everything() as session:
+        await log.include(session, ChainName.ETHEREUM, [mined])
+        await log.confirm(session, ChainName.ETHEREUM, ids=[sent_id])
+        await log.finalize(session, ChainName.ETHEREUM, ids=[sent_id])
         await session.commit()
 
 
@@ -73,6 +85,7 @@ async def test_a_payment_that_failed_through_no_fault_of_its_own_is_sent_again(t
     ids = await sent(treasury, 100, 200)
     results = [PayoutResult(ids[0], False, "frozen"), PayoutResult(ids[1], False, "a neighbour", retry=True)]
     await report(treasury, CONFIRMED, results, fee=10)
+    await mine(treasury, results)
     await report(treasury, FINALIZED, results)
     assert await treasury.statuses(*ids) == ["FAILED", "RESERVED"]
     balances = await treasury.balances()

@@ -17,7 +17,7 @@ from sandbox.anvil import Anvil
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import Schema
-from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, settings_for
+from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, references, settings_for
 
 # Blocks are mined when a test says so.
 BY_HAND = 100_000
@@ -27,6 +27,11 @@ BY_HAND = 100_000
 def nobody_is_still_sending(monkeypatch: pytest.MonkeyPatch) -> None:
     """What is stored and not sent stays so: these tests are their own broadcasters."""
     monkeypatch.setattr(broadcasting, "UNSENT_SECONDS", 0)
+
+
+@pytest.fixture(autouse=True)
+def references_begin_anew() -> None:
+    references.begin()
 
 
 @dataclass(frozen=True)

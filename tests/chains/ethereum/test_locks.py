@@ -61,11 +61,9 @@ async def test_a_used_nonce_is_looked_into_without_locks(
     """One transaction is mined and was overlooked, another is mined and will be read."""
     await wallet.store(payouts(2))
     raws = await wallet.rows("SELECT '0x' || encode(raw, 'hex') FROM chain_attempt ORDER BY transaction_id")
-    await hide(wallet, "hidden", "ethereum")
     await wallet.rpc("eth_sendRawTransaction", raws[0][0])
     await wallet.mine()
-    await wallet.follow()
-    await hide(wallet, "ethereum", "hidden")
+    await wallet.overlook()
     await wallet.rpc("eth_sendRawTransaction", raws[1][0])
     await wallet.mine()
     with locks(wallet) as taken:
@@ -90,11 +88,3 @@ async def test_a_reorganisation_is_read_before_anything_is_taken_back(
         (dropped,) = await wallet.follow()
     assert dropped.status.value == "BROADCAST"
     assert all(one == sorted(one) for one in taken)
-
-
-async def hide(wallet: Wallet, chain: str, was: str) -> None:
-    async with wallet.database.everything() as session:
-        await session.execute(
-            text("UPDATE chain_attempt SET chain = :chain WHERE chain = :was"), {"chain": chain, "was": was}
-        )
-        await session.commit()
