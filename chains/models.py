@@ -135,6 +135,26 @@ class ChainPayout(SQLModel, table=True):
     retry: bool = Field(default=False, sa_column_kwargs={"server_default": text("false")})
 
 
+class ChainOrder(SQLModel, table=True):
+    """What an operator ordered to be done with a transaction, and what became of that order."""
+
+    __tablename__ = "chain_order"
+    __table_args__ = (
+        CheckConstraint("kind IN ('cancel', 'release')", name="known_kind"),
+        Index("ix_chain_order_open", "kind", postgresql_where=text("done_at IS NULL")),
+    )
+
+    transaction_id: str = Field(
+        sa_column=Column(Text(collation="C"), ForeignKey("chain_transaction.id"), primary_key=True)
+    )
+    kind: str = Field(primary_key=True)
+    org_id: UUID = Field(index=True)
+    reason: str | None = None
+    ordered_at: datetime = Field(sa_column=instant(default_now=True))
+    done_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    outcome: str | None = None
+
+
 class ChainWallet(SQLModel, table=True):
     """What the chain side keeps of an address that it signs for: the next nonce to give out."""
 

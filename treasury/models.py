@@ -38,7 +38,8 @@ class IntentStatus(StrEnum):
 
 
 class Wallet(SQLModel, table=True):
-    """An address on a chain that Coffer signs for. `gas_account_id` holds its native asset in the books."""
+    """An address on a chain that Coffer signs for. `gas_account_id` holds its native asset in the books;
+    `gas_low_since` is when that was last found too little, until it no longer is."""
 
     __tablename__ = "wallet"
     __table_args__ = (
@@ -53,6 +54,7 @@ class Wallet(SQLModel, table=True):
     name: str
     gas_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
     created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
+    gas_low_since: datetime | None = Field(default=None, sa_column=instant(nullable=True))
 
 
 class Escrow(SQLModel, table=True):

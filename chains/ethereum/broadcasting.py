@@ -14,12 +14,18 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import answers, log
 from chains.answers import Sending, Verdict
-from chains.ethereum import receipts
+from chains.endpoints import silence
+from chains.ethereum import confirming, receipts
 from chains.ethereum.bumping import bump
+from chains.ethereum.cancelling import cancel_ordered
+from chains.ethereum.filling import fill_gaps
+from chains.ethereum.finality import final_tag
 from chains.ethereum.recently import Recently
+from chains.ethereum.releasing import NONCE_CONSUMED
 from chains.ethereum.rpc import Call, Rpc, RpcError, quantity
+from chains.ethereum.wallets import transaction_counts
 from chains.log import Answer, Attempt, Sendable
-from chains.protocol import ChainName, ChainUnavailable
+from chains.protocol import ChainName, ChainUnavailable, TransactionKind
 from chains.signers import Signers
 from core.faults import Point, reach
 from core.logs import get_logger
@@ -27,6 +33,8 @@ from core.settings import EthereumSettings
 
 logger = get_logger(__name__)
 
+# What is noted once the nonces of all wallets were looked through.
+_ALL: Final = "all"
 # Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
 _AT_ONCE: Final = 100
 # What is stored and not marked as sent is still on its way from whoever stored it, unless that one died.
@@ -47,26 +55,49 @@ async def rebroadcast(
     signers: Signers,
     session: AsyncSession,
     looked_at: Recently,
+    gaps: Recently,
 ) -> None:
     """Send again what no node is known to have taken, and what is not mined `rebroadcast_after` blocks after
     it was signed; the same bytes, and a second attempt at a higher fee where the first cannot be mined. What
-    is in quarantine is not sent, but looked at again, and told of, unless it was `looked_at` recently.
+    is in quarantine is not sent, but looked at again, and told of, unless it was `looked_at` recently. What
+    an operator ordered to be canceled is; `gaps` among the nonces, unless looked for recently, are filled.
 
     Commits what the session holds before anything is sent or looked for; the caller commits the rest. Raises
     `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
     """
     height = quantity(await rpc.call("eth_blockNumber"))
     late = height - settings.rebroadcast_after
+    fresh = await cancel_ordered(rpc, settings, signers, session, height)
+    if _ALL not in gaps:
+        fresh += await fill_gaps(rpc, settings, signers, session, height)
+        gaps.note(_ALL)
     waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
     if waiting:
         await bump(rpc, settings, signers, session, waiting, height)
         waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
+    waiting = await _to_send(session, fresh, waiting)
     suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
     quarantined = await log.quarantined(session, ChainName.ETHEREUM)
     suspects.update(id for id in quarantined if id not in looked_at)
     if suspects:
         for id in await _find(rpc, settings, session, sorted(suspects)):
             looked_at.note(id)
+
+
+async def _to_send(
+    session: AsyncSession, fresh: Sequence[str], waiting: Sequence[Sendable]
+) -> list[Sendable]:
+    """`waiting`, and what was just stored for the transactions `fresh`, in the order of their nonces. Of a
+    transaction that is being canceled nothing goes out but its cancellation."""
+    sendable = {one.hash: one for one in await log.sendable(session, ChainName.ETHEREUM, fresh)}
+    sendable |= {one.hash: one for one in waiting}
+    ids = sorted({one.transaction_id for one in sendable.values()})
+    attempts = await log.attempts_of(session, ChainName.ETHEREUM, ids) if ids else []
+    canceled = {one.transaction_id for one in attempts if one.cancels}
+    return sorted(
+        (one for one in sendable.values() if one.cancels or one.transaction_id not in canceled),
+        key=lambda one: (one.address, one.nonce or 0),
+    )
 
 
 async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) -> list[Sendable]:
@@ -81,25 +112,16 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
             if start:
                 reach(Point.SEND_PART)
             part = waiting[start : start + _AT_ONCE]
-            try:
-                answered = await rpc.batch(
-                    [("eth_sendRawTransaction", ["0x" + one.raw.hex()]) for one in part]
-                )
-            except ChainUnavailable as error:
-                # Perhaps sent, perhaps not. What comes after is sent later, in its order.
-                said |= {one.hash: Answer(Sending.MAYBE_SENT, str(error)) for one in part}
-                logger.warning("broadcast_unanswered", transactions=len(waiting) - start, error=str(error))
-                if _judge(error, "").nonce_used:
-                    suspects += waiting[start:]
-                break
-            for one, answer in zip(part, answered, strict=True):
-                verdict = _judge(answer, one.hash)
+            answered = await rpc.send([("eth_sendRawTransaction", ["0x" + one.raw.hex()]) for one in part])
+            silent = [error for each in answered if (error := silence(each)) is not None]
+            for one, each in zip(part, answered, strict=True):
+                verdict = answers.combined([_judge(answer, one.hash) for answer in each])
                 if verdict.nonce_used:
                     suspects.append(one)
                 if verdict.sending is Sending.SENT:
                     said[one.hash] = Answer(Sending.SENT)
                     continue
-                words = str(answer) if isinstance(answer, RpcError) else "the node answered with another hash"
+                words = _words(each)
                 said[one.hash] = Answer(verdict.sending, words)
                 logger.warning(
                     "broadcast_refused",
@@ -107,6 +129,12 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
                     judged=verdict.sending.value,
                     error=words,
                 )
+            if silent:
+                # Perhaps sent, perhaps not. What comes after is sent later, in its order.
+                logger.warning(
+                    "broadcast_unanswered", transactions=len(waiting) - start, error=str(silent[0])
+                )
+                break
         reach(Point.SEND_ANSWERED)
     await log.mark(session, ChainName.ETHEREUM, said)
     return suspects
@@ -116,6 +144,12 @@ def _judge(answer: Any, hash: str) -> Verdict:
     if isinstance(answer, RpcError):
         return answers.of_error(ChainName.ETHEREUM, answer.code, answer.message, answer.data)
     return answers.of_result(answer, hash)
+
+
+def _words(said: Sequence[Any]) -> str:
+    """What one endpoint, of those that did not take the bytes, said of them."""
+    errors = [str(one) for one in said if isinstance(one, ChainUnavailable)]
+    return errors[0] if errors else "the node answered with another hash"
 
 
 async def _find(
@@ -135,7 +169,10 @@ async def _find(
     if not attempts:
         return []
     async with log.between_transactions(session):
-        looked = await _look(rpc, settings, attempts)
+        with rpc.pinned():
+            looked = await _look(rpc, settings, attempts)
+            for other in await rpc.others(lambda one: _look(one, settings, attempts)):
+                looked = _in_common(rpc, looked, other)
     numbers = {receipts.block_number(receipt) for _, receipt in looked.mined}
     # Blocks before transactions, as the follower locks them when it rewinds.
     held = await log.hold_blocks(session, ChainName.ETHEREUM, sorted(numbers))
@@ -144,7 +181,12 @@ async def _find(
     overlooked = await _read_before(session, looked, held)
     await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
     displaced = sorted({one.transaction_id for one in looked.displaced})
-    released = await log.release(session, ChainName.ETHEREUM, [id for id in ids if id not in displaced])
+    # A fill pays nobody: that its nonce is used up is all that was wanted of it.
+    fills = {one.transaction_id for one in looked.displaced if one.kind is TransactionKind.FILL}
+    await log.expire(session, ChainName.ETHEREUM, sorted(fills), code=NONCE_CONSUMED, error="not needed")
+    displaced = [id for id in displaced if id not in fills]
+    open_ids = [id for id in ids if id not in displaced and id not in fills]
+    released = await log.release(session, ChainName.ETHEREUM, open_ids)
     await log.quarantine(session, ChainName.ETHEREUM, displaced)
     for id in released:
         logger.warning("nonce_not_consumed", transactionId=id)
@@ -164,15 +206,9 @@ class _Looked:
 async def _look(rpc: Rpc, settings: EthereumSettings, attempts: Sequence[Attempt]) -> _Looked:
     """The counts are asked for before the receipts: what had used a nonce for good by then, and is ours, has
     a receipt by now."""
-    addresses = sorted({one.address for one in attempts})
-    final, *counts = await _in_parts(
-        rpc,
-        [
-            ("eth_getBlockByNumber", [settings.finality, False]),
-            *(("eth_getTransactionCount", [address, settings.finality]) for address in addresses),
-        ],
-    )
-    consumed = {address: quantity(count) for address, count in zip(addresses, counts, strict=True)}
+    tag = await final_tag(rpc, settings)
+    final = await rpc.call("eth_getBlockByNumber", tag, False)
+    consumed = await transaction_counts(rpc, {one.address for one in attempts}, tag)
     answers = await _in_parts(rpc, [("eth_getTransactionReceipt", [one.hash]) for one in attempts])
     mined = [(one, receipt) for one, receipt in zip(attempts, answers, strict=True) if receipt is not None]
     found = {one.transaction_id for one, _ in mined}
@@ -184,6 +220,25 @@ async def _look(rpc: Rpc, settings: EthereumSettings, attempts: Sequence[Attempt
     for id, one in {one.transaction_id: one for one in displaced}.items():
         logger.critical("nonce_consumed", transactionId=id, address=one.address, nonce=one.nonce)
     return _Looked(mined, displaced, quantity(final.get("number")) if isinstance(final, dict) else 0)
+
+
+def _in_common(rpc: Rpc, one: _Looked, other: _Looked) -> _Looked:
+    """What two endpoints both say. Raises `Disagreement` when one has a receipt of what is displaced for the
+    other, or another receipt from the same block."""
+    receipts_of = {attempt.hash: receipt for attempt, receipt in other.mined}
+    displaced = {attempt.hash for attempt in other.displaced}
+    lost = [*(each for each, _ in one.mined if each.hash in displaced)]
+    lost += [each for each in one.displaced if each.hash in receipts_of]
+    if lost:
+        raise rpc.disagreement(f"transaction {lost[0].transaction_id}", "mined", "displaced")
+    mined = [pair for pair in one.mined if pair[0].hash in receipts_of]
+    mined = [pair for pair in mined if receipts_of[pair[0].hash]["blockHash"] == pair[1]["blockHash"]]
+    for attempt, receipt in mined:
+        said = confirming.substance(receipt), confirming.substance(receipts_of[attempt.hash])
+        if said[0] != said[1]:
+            raise rpc.disagreement(f"receipt of {attempt.hash}", *said)
+    both = [attempt for attempt in one.displaced if attempt.hash in displaced]
+    return _Looked(mined, both, min(one.final, other.final))
 
 
 async def _in_parts(rpc: Rpc, calls: Sequence[Call]) -> list[Any]:

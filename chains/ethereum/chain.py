@@ -34,6 +34,8 @@ from core.settings import EthereumSettings
 _PREPARED_SECONDS: Final = 300.0
 # How often a transaction in quarantine is looked at again, and told of.
 _QUARANTINED_SECONDS: Final = 60.0
+# How often the nonces of all wallets are looked through for gaps.
+_GAPS_SECONDS: Final = 10.0
 
 
 class Ethereum:
@@ -56,15 +58,17 @@ class Ethereum:
         self._rpc = Rpc.connect(settings)
         self._prepared = Recently(_PREPARED_SECONDS)
         self._looked_at = Recently(_QUARANTINED_SECONDS)
+        self._gaps = Recently(_GAPS_SECONDS)
 
     def address(self, text: str) -> str:
         return addresses.canonical(text, self._unpayable)
 
     async def head(self) -> Head:
-        tag = await final_tag(self._rpc, self._settings)
-        final, latest = await self._rpc.results(
-            [("eth_getBlockByNumber", [tag, False]), ("eth_blockNumber", [])]
-        )
+        with self._rpc.pinned():
+            tag = await final_tag(self._rpc, self._settings)
+            final, latest = await self._rpc.results(
+                [("eth_getBlockByNumber", [tag, False]), ("eth_blockNumber", [])]
+            )
         if final is None:
             raise ChainUnavailable("the node has no block that is final")
         return Head(number=quantity(latest), finalized=quantity(final["number"]))
@@ -79,40 +83,48 @@ class Ethereum:
     async def build(
         self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
     ) -> Built:
-        return await building.build(
-            self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._prepared
-        )
+        with self._rpc.pinned():
+            return await building.build(
+                self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._prepared
+            )
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await broadcasting.broadcast(self._rpc, session, transaction_ids)
 
     async def rebroadcast(self, session: AsyncSession) -> None:
-        await broadcasting.rebroadcast(self._rpc, self._settings, self._signers, session, self._looked_at)
+        with self._rpc.pinned():
+            await broadcasting.rebroadcast(
+                self._rpc, self._settings, self._signers, session, self._looked_at, self._gaps
+            )
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
-        return await following.follow(self._rpc, self._settings, session)
+        with self._rpc.pinned():
+            return await following.follow(self._rpc, self._settings, session)
 
     async def opening(self, address: str) -> Opening:
-        header = await self._rpc.call("eth_getBlockByNumber", "latest", False)
-        if header is None:
-            raise ChainUnavailable("the node has no newest block")
-        balance_of = {"to": self._settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
-        block = {"blockHash": digest(header["hash"])}
-        token, native = await self._rpc.results(
-            [("eth_call", [balance_of, block]), ("eth_getBalance", [address, block])]
-        )
+        with self._rpc.pinned():
+            header = await self._rpc.call("eth_getBlockByNumber", "latest", False)
+            if header is None:
+                raise ChainUnavailable("the node has no newest block")
+            balance_of = {"to": self._settings.usdc, "data": "0x" + calldata.balance_of(address).hex()}
+            block = {"blockHash": digest(header["hash"])}
+            token, native = await self._rpc.results(
+                [("eth_call", [balance_of, block]), ("eth_getBalance", [address, block])]
+            )
         return Opening(quantity(header["number"]), token_amount(token), quantity(native))
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
-        return await inbound(self._rpc, self._settings, session, pending)
+        with self._rpc.pinned():
+            return await inbound(self._rpc, self._settings, session, pending)
 
     async def deposit_address(self, index: int) -> str:
         return await self._signers.derive(Curve.of(self.name), index)
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
-        return await preparing.prepare(
-            self._rpc, self._settings, self._signers, session, org_id, address, self._prepared
-        )
+        with self._rpc.pinned():
+            return await preparing.prepare(
+                self._rpc, self._settings, self._signers, session, org_id, address, self._prepared
+            )
 
     async def close(self) -> None:
         await self._rpc.close()

@@ -8,17 +8,20 @@ Everything is asked of the node before anything is locked; then blocks are locke
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
-from chains.ethereum import receipts
-from chains.ethereum.rpc import Call, Rpc, digest, quantity
+from chains.ethereum import confirming, receipts, releasing
+from chains.ethereum.finality import deep_enough, depth
+from chains.ethereum.rpc import Call, Rpc, RpcError, digest, quantity
 from chains.log import Attempt, Mined
 from chains.protocol import ChainName, ChainUnavailable, Progress
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
@@ -27,6 +30,9 @@ logger = get_logger(__name__)
 # Blocks that one call reads; after an outage the caller simply calls again.
 _BLOCKS_AT_ONCE: Final = 50
 _HEADERS_AT_ONCE: Final = 16
+_RECEIPTS_AT_ONCE: Final = 100
+# -32601 is JSON-RPC's own, -32004 that of EIP-1474.
+_NO_SUCH_METHOD: Final = (-32601, -32004)
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +48,18 @@ class Block:
 async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) -> list[Progress]:
     """See `Chain.follow`. Raises `ChainUnavailable`; the caller then rolls back and calls again."""
     seen = await log.blocks(session, ChainName.ETHEREUM)
-    calls: list[Call] = [("eth_chainId", []), _by_number("latest"), _by_number(settings.finality)]
-    if seen:
-        calls.append(_by_number(max(seen)))
+    calls: list[Call] = [("eth_chainId", []), _by_number("latest")]
+    calls += [_by_number(max(seen))] if seen else []
+    calls += [_by_number(settings.finality)] if depth(settings) is None else []
     chain_id, *headers = await rpc.results(calls)
     if quantity(chain_id) != settings.chain_id:
         raise ChainUnavailable(f"the node is on chain {quantity(chain_id)}, not {settings.chain_id}")
-    latest, final, *last = [_block(header) for header in headers]
+    latest, *others = [_block(header) for header in headers]
+    last = others[:1] if seen else []
+    if latest is not None and depth(settings) is not None:
+        deep = _by_number(deep_enough(settings, latest.number))
+        others.append(_block(await rpc.call(deep[0], *deep[1])))
+    final = others[-1]
     if latest is None or final is None:
         raise ChainUnavailable("the node has no newest block, or none that is final")
     if not seen:
@@ -57,7 +68,13 @@ async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) ->
     else:
         first = await _fork(rpc, seen, last[0], latest, final) + 1
     read = await _read(rpc, seen.get(first - 1), first, min(latest.number, first + _BLOCKS_AT_ONCE - 1))
+    if rpc.several:
+        dropped = (max(seen), seen[max(seen)]) if seen and first <= max(seen) else None
+        common = await confirming.in_common(rpc, settings, read, final, dropped)
+        final = replace(final, number=common.final, hash=common.final_hash)
+        read = [block for block in read if block.number <= common.through]
     ours = await _ours(rpc, session, read)
+    lost = await releasing.provable(rpc, settings, session)
     numbers = {block.number: block.hash for block in read}
     progress: list[Progress] = []
     if seen and first <= max(seen):
@@ -69,7 +86,7 @@ async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) ->
     seen |= numbers
     if seen:
         progress += await _move_on(session, settings, seen, final)
-    return progress
+    return progress + await releasing.give_up(session, lost)
 
 
 async def _move_on(
@@ -142,20 +159,39 @@ async def _ours(rpc: Rpc, session: AsyncSession, blocks: list[Block]) -> list[Mi
     if not attempts:
         return []
     relevant = [block for block in blocks if not attempts.keys().isdisjoint(block.transactions)]
-    # By hash: a number could mean another block by now.
-    answers = await rpc.results([("eth_getBlockReceipts", [block.hash]) for block in relevant])
     found: list[tuple[Attempt, Any]] = []
-    for block, answer in zip(relevant, answers, strict=True):
+    for block, answer in zip(relevant, await _receipts(rpc, relevant, attempts), strict=True):
         expected = attempts.keys() & set(block.transactions)
         ours = {
             receipt["transactionHash"]: receipt
             for receipt in answer or ()
-            if receipt["transactionHash"] in expected and receipt["blockHash"] == block.hash
+            if receipt is not None
+            and receipt["transactionHash"] in expected
+            and receipt["blockHash"] == block.hash
         }
         if ours.keys() != expected:
             raise ChainUnavailable("the node has a block, and not the receipts of its transactions")
         found += [(attempts[hash], receipt) for hash, receipt in ours.items()]
+    for others in await rpc.others(lambda one: _receipts(one, relevant, attempts)):
+        confirming.same_receipts(rpc, found, others)
+    reach(Point.FOLLOW_READ)
     return await receipts.read(session, found)
+
+
+async def _receipts(rpc: Rpc, blocks: Sequence[Block], attempts: Collection[str]) -> list[Any]:
+    """The receipts of each block; of our transactions in it alone, where the node gives none by block."""
+    # By hash: a number could mean another block by now.
+    answers = await rpc.batch([("eth_getBlockReceipts", [block.hash]) for block in blocks])
+    lacking = [place for place, answer in enumerate(answers) if isinstance(answer, RpcError)]
+    for place in lacking:
+        if answers[place].code not in _NO_SUCH_METHOD:
+            raise answers[place]
+        hashes = [hash for hash in blocks[place].transactions if hash in attempts]
+        answers[place] = []
+        for start in range(0, len(hashes), _RECEIPTS_AT_ONCE):
+            part = hashes[start : start + _RECEIPTS_AT_ONCE]
+            answers[place] += await rpc.results([("eth_getTransactionReceipt", [hash]) for hash in part])
+    return answers
 
 
 def _by_number(number: int | str) -> Call:

@@ -7,6 +7,7 @@ states it may start from: taken twice, it changes nothing the second time.
 """
 
 from chains.log.moving import Mined, confirm, expire, finalize, hold, include, put_back
+from chains.log.ordering import OrderKind, carried_out, order, ordered
 from chains.log.position import BLOCKS_KEPT, add_blocks, blocks, drop_blocks, hold_blocks
 from chains.log.quarantine import quarantine, quarantined, release
 from chains.log.reading import (
@@ -31,6 +32,7 @@ __all__ = [
     "Answer",
     "Attempt",
     "Mined",
+    "OrderKind",
     "Sendable",
     "add_attempts",
     "add_blocks",
@@ -38,6 +40,7 @@ __all__ = [
     "awaits",
     "between_transactions",
     "blocks",
+    "carried_out",
     "clean",
     "confirm",
     "drop_blocks",
@@ -50,6 +53,8 @@ __all__ = [
     "mark",
     "oldest_height",
     "open_attempts",
+    "order",
+    "ordered",
     "payouts",
     "put_back",
     "quarantine",

@@ -1,0 +1,97 @@
+"""A transaction is canceled: its nonce goes to a transfer of nothing to the wallet itself.
+
+Which of the two is mined is the network's to decide; both are watched. Until the cancellation is final
+nothing is given up, and if the payment is mined after all, it is paid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from chains import log
+from chains.ethereum.fees import Fees, FeesTooHigh, fee_history, offers, replacement
+from chains.ethereum.gas import self_transfer_gas
+from chains.ethereum.rpc import Rpc, quantity
+from chains.ethereum.transactions import Call, SignatureError, fees_of, sign_call
+from chains.log import OrderKind, Sendable
+from chains.protocol import ChainName, SignedTransaction, TransactionKind, Urgency
+from chains.signers import Purpose, Signers, SignerUnavailable, SigningRefused, UnknownKey
+from core.logs import get_logger
+from core.settings import EthereumSettings
+
+logger = get_logger(__name__)
+
+
+async def cancel_ordered(
+    rpc: Rpc, settings: EthereumSettings, signers: Signers, session: AsyncSession, height: int
+) -> list[str]:
+    """Sign and store the cancellations that an operator ordered; nothing is sent. Answers the ids of the
+    transactions that are to be sent anew. An order stays while the fee is above the cap, the ether too
+    little, or the key out of reach.
+
+    Raises `ChainUnavailable`.
+    """
+    ids = await log.ordered(session, ChainName.ETHEREUM, OrderKind.CANCEL)
+    if not ids:
+        return []
+    (history,) = await rpc.results([fee_history(settings)])
+    try:
+        offered = offers(history, settings)[Urgency.HIGH]
+    except FeesTooHigh as error:
+        logger.error("not_canceled", transactions=len(ids), error=str(error))
+        return []
+    await log.hold(session, ids)
+    attempts: dict[str, list[Sendable]] = {id: [] for id in ids}
+    for attempt in await log.sendable(session, ChainName.ETHEREUM, ids):
+        attempts[attempt.transaction_id].append(attempt)
+    late = [id for id, found in attempts.items() if not found]
+    await log.carried_out(
+        session, OrderKind.CANCEL, late, "too late: the transaction is no longer on its way"
+    )
+    canceled = []
+    for id, found in attempts.items():
+        done = any(one.cancels for one in found)
+        if found and (done or await _cancel(rpc, settings, signers, session, found, offered, height)):
+            await log.carried_out(session, OrderKind.CANCEL, [id], "a cancellation is signed and stored")
+            canceled.append(id)
+    return canceled
+
+
+async def _cancel(
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    attempts: Sequence[Sendable],
+    offered: Fees,
+    height: int,
+) -> bool:
+    """Store an attempt that pays nothing, for more than all attempts that pay; whether it could be."""
+    first = attempts[0]
+    assert first.nonce is not None, "a transaction on Ethereum has a nonce"
+    known = [fees_of(one.raw) for one in attempts]
+    old = Fees(max(fees.max_fee for fees in known), max(fees.tip for fees in known))
+    fees = replacement(old, offered, settings.max_fee_wei)
+    if fees is None:
+        logger.error("cancellation_above_cap", transactionId=first.transaction_id, cap=settings.max_fee_wei)
+        return False
+    gas = await self_transfer_gas(rpc, first.address)
+    balance = quantity(await rpc.call("eth_getBalance", first.address, "latest"))
+    if gas * fees.max_fee > balance:
+        logger.error("no_gas_to_cancel", transactionId=first.transaction_id, balance=balance)
+        return False
+    call = Call(first.nonce, first.address, b"", gas)
+    purpose = Purpose(first.transaction_id, TransactionKind.FILL)
+    try:
+        signed = await sign_call(await signers.signer(first.address), settings.chain_id, fees, call, purpose)
+    except (UnknownKey, SignatureError, SigningRefused, SignerUnavailable) as error:
+        logger.error("cancellation_not_signed", transactionId=first.transaction_id, error=repr(error))
+        return False
+    attempt = SignedTransaction(
+        first.transaction_id, first.kind, (), signed.raw, signed.hash, first.nonce, cancels=True
+    )
+    await log.add_attempts(session, first.org_id, ChainName.ETHEREUM, [attempt], height)
+    logger.warning("cancellation_signed", transactionId=first.transaction_id, hash=signed.hash)
+    return True
