@@ -66,6 +66,7 @@ async def run(
         progress(f"seed {seed}, {seconds:g} s, logs in {world.coffer.folder.path}")
         traffic = Traffic(world.coffer, Random(dice.random()))  # noqa: S311
         await traffic.prepare()
+        await world.settle_ground()
         for proxies in world.proxies.values():
             for proxy in proxies:
                 proxy.chance = 0.01

@@ -52,6 +52,7 @@ class World:
         self.deeds: Counter[str] = Counter()
         self.restarts: Counter[str] = Counter()
         self.workers: list[Process] = []
+        self._served: list[Process] = []
         self.stopped: set[int] = set()
         self._down: set[str] = set()
         self._supervisor: asyncio.Task[None] | None = None
@@ -94,7 +95,7 @@ class World:
 
     @property
     def processes(self) -> list[Process]:
-        return [self.coffer.api, self.coffer.scheduler, *self.workers]
+        return [*self._served, *self.workers]
 
     async def __aenter__(self) -> Self:
         infrastructure = self.coffer.infrastructure
@@ -108,10 +109,9 @@ class World:
                 await proxy.start()
         try:
             await self.coffer.start()
-            # No reorganisation may take back the contracts and the money of the wallets.
-            await anvil.mine(self.ethereum, FINAL_DEPTH)
             worker = self.coffer.worker
             second = Process("worker-2", worker.argv, env=worker.env, folder=worker.folder)
+            self._served = [self.coffer.api, self.coffer.scheduler]
             self.workers = [worker, second]
             second.start()
             self._database = Database.connect(self.coffer.urls.owner, 4)
@@ -149,6 +149,11 @@ class World:
                         process.env.pop("COFFER_FAULT_POINT", None)
                     process.start()
             await asyncio.sleep(_LOOK_SECONDS)
+
+    async def settle_ground(self) -> None:
+        """Bury what the campaign stands on, contracts and money and who is refused it, below any
+        reorganisation."""
+        await anvil.mine(self.ethereum, FINAL_DEPTH)
 
     async def restart_with(self, worker: Process, fault_point: str) -> None:
         """Kill a worker and start it with a place to die at."""
