@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from copy import copy
 from typing import Any, Self, TypeVar
 
@@ -17,56 +19,70 @@ logger = get_logger(__name__)
 T = TypeVar("T")
 
 
+_pin: ContextVar[Pin | None] = ContextVar("pin", default=None)
+
+
 class Client:
     """A read goes to any endpoint, and on to the next when that gives no answer, unless it is pinned."""
 
     def __init__(self, pool: Pool) -> None:
         self._pool = pool
-        self._pin: Pin | None = None
+        self._own: Pin | None = None
+
+    @property
+    def several(self) -> bool:
+        """Whether there is a choice of endpoints."""
+        return self._pool.only is None
 
     @property
     def endpoint(self) -> Endpoint | None:
-        """The endpoint that all calls go to, where that is settled."""
-        return self._pool.only or (self._pin.endpoint if self._pin is not None else None)
+        """The endpoint that all calls go to at present, where that is settled."""
+        return self._pool.only or (pin.endpoint if (pin := self._pin) is not None else None)
 
-    def pinned(self) -> Self:
-        """A client for calls that have to fit together: all of them are answered by the endpoint that answers
-        the first, and when it no longer does, by none."""
+    @contextmanager
+    def pinned(self) -> Iterator[None]:
+        """For calls that have to fit together: within, all that this task makes are answered by the endpoint
+        that answers the first of them, and once it no longer answers, by none."""
         if self._pin is not None:
-            return self
-        return self._at(Pin(self._pool.only))
+            yield
+            return
+        token = _pin.set(Pin(self._pool))
+        try:
+            yield
+        finally:
+            _pin.reset(token)
 
     def each(self) -> list[Self]:
         """A client for each endpoint, in their order, healthy or not."""
-        return [self._at(Pin(one)) for one in self._pool.endpoints]
+        return [self._at(one) for one in self._pool.endpoints]
 
-    async def agreed(self, ask: Callable[[Self], Awaitable[T]]) -> T:
+    async def confirmed(self, ask: Callable[[Self], Awaitable[T]]) -> T:
         """What `ask` finds on one endpoint and on as many others as have to agree, each asked on its own.
 
         For whatever decides about money. Raises `Disagreement`, or `ChainUnavailable` when too few answer.
         """
-        own = self.pinned()
-        found = await ask(own)
-        for other in await own.others(ask):
-            if other != found:
-                raise own.disagreement(getattr(ask, "__name__", "read"), found, other)
+        with self.pinned():
+            found = await ask(self)
+            for other in await self.others(ask):
+                if other != found:
+                    raise self.disagreement(getattr(ask, "__name__", "read"), found, other)
         return found
 
     async def others(self, ask: Callable[[Self], Awaitable[T]]) -> list[T]:
-        """What `ask` finds on as many endpoints as have to agree with this client's, beside it: none where
-        one is enough. The client is pinned, and was answered. Raises `ChainUnavailable` when too few are.
-        """
+        """What `ask` finds on as many endpoints as have to agree with the pinned one, which has answered,
+        beside it: none where one is enough. Raises `ChainUnavailable` when too few answer."""
         wanted = self._pool.quorum - 1
         if wanted < 1:
             return []
-        assert self.endpoint is not None, "others than which?"
+        own = self.endpoint
+        assert own is not None, "others than which?"
         found: list[T] = []
         failed: ChainUnavailable | None = None
         for endpoint in self._pool.order():
-            if endpoint is self.endpoint:
+            if endpoint is own:
                 continue
             try:
-                found.append(await ask(self._at(Pin(endpoint))))
+                found.append(await ask(self._at(endpoint)))
             except Disagreement:
                 raise
             except ChainUnavailable as error:
@@ -85,9 +101,16 @@ class Client:
     async def close(self) -> None:
         await self._pool.close()
 
-    def _at(self, pin: Pin) -> Self:
+    @property
+    def _pin(self) -> Pin | None:
+        if self._own is not None:
+            return self._own
+        pin = _pin.get()
+        return pin if pin is not None and pin.pool is self._pool else None
+
+    def _at(self, endpoint: Endpoint) -> Self:
         client = copy(self)
-        client._pin = pin
+        client._own = Pin(self._pool, endpoint)
         return client
 
 

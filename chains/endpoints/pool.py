@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import monotonic
 from typing import Any, Final, TypeVar
 
@@ -45,7 +45,10 @@ Probe = Callable[[Endpoint], Awaitable[int]]
 class Pin:
     """Keeps calls that have to fit together on one endpoint: that which answers the first of them."""
 
+    pool: Pool
     endpoint: Endpoint | None = None
+    failed: ChainUnavailable | None = None
+    settling: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 class Pool:
@@ -81,11 +84,28 @@ class Pool:
 
     async def read(self, calls: Sequence[Call], pin: Pin | None = None) -> list[Any]:
         """See `Endpoint.ask`, of whichever endpoint answers."""
-        one = self.only or (pin.endpoint if pin is not None else None)
-        if one is not None:
-            return await self._asked(one, calls)
+        if self.only is not None:
+            return await self._asked(self.only, calls)
+        if pin is None:
+            return (await self._first(calls))[1]
+        if pin.endpoint is None:
+            # Of several calls side by side one settles it for all.
+            async with pin.settling:
+                if pin.failed is not None:
+                    raise pin.failed
+                if pin.endpoint is None:
+                    try:
+                        pin.endpoint, answers = await self._first(calls)
+                    except ChainUnavailable as error:
+                        pin.failed = error
+                        raise
+                    return answers
+        return await self._asked(pin.endpoint, calls)
+
+    async def _first(self, calls: Sequence[Call]) -> tuple[Endpoint, list[Any]]:
+        """The first endpoint that answers, and its answers."""
         failed: ChainUnavailable | None = None
-        troubled: list[Any] = []
+        troubled: tuple[Endpoint, list[Any]] | None = None
         for endpoint in self.order(len(calls)):
             try:
                 answers = await self._asked(endpoint, calls)
@@ -93,12 +113,10 @@ class Pool:
                 failed = failed or error
                 continue
             if endpoint.troubled(answers):
-                troubled = troubled or answers
+                troubled = troubled or (endpoint, answers)
                 continue
-            if pin is not None:
-                pin.endpoint = endpoint
-            return answers
-        if troubled:
+            return endpoint, answers
+        if troubled is not None:
             return troubled
         raise failed or ChainUnavailable("no endpoint is of the right chain")
 

@@ -24,10 +24,11 @@ from chains.protocol import (
     Progress,
     TransactionStatus,
 )
-from chains.solana import stored, transactions
+from chains.solana import confirming, stored, transactions
 from chains.solana.errors import INSUFFICIENT_FUNDS, describe, instruction_error
 from chains.solana.history import History, Missing
 from chains.solana.rpc import Call, Rpc
+from core.faults import Point, reach
 from core.logs import get_logger
 
 # A node's recent memory spans some 300 slots; beyond half of that its history is searched too.
@@ -46,6 +47,7 @@ class _Landed:
     attempt: Attempt
     slot: int
     final: bool
+    succeeded: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +74,10 @@ class Follower:
             return []
         finalized = await self._rpc.number("getSlot", "finalized")
         confirmed, unconfirmed = _by_transaction(attempts, finalized)
-        statuses = await self._statuses([*confirmed.values(), *unconfirmed.values()], finalized)
+        asked = [*confirmed.values(), *unconfirmed.values()]
+        statuses = await self._statuses(self._rpc, asked, finalized)
+        if self._rpc.several:
+            statuses = await self._borne_out(asked, statuses, finalized)
         standing, moved_on, missing = [], dict(unconfirmed), {}
         for id, of_one in confirmed.items():
             landed = _landed(of_one, statuses)
@@ -83,6 +88,7 @@ class Follower:
             elif landed.final:
                 standing.append(id)
         gone = await self._gone(missing)
+        reach(Point.FOLLOW_READ)
         dropped = [*gone, *(id for id in moved_on if id in confirmed)]
         progress = await log.put_back(session, ChainName.SOLANA, ids=dropped) if dropped else []
         found = {id: _landed(of_one, statuses) for id, of_one in moved_on.items()}
@@ -94,18 +100,33 @@ class Follower:
             progress += await log.finalize(session, ChainName.SOLANA, ids=standing)
         return progress
 
-    async def _statuses(self, asked: Sequence[Sequence[Attempt]], finalized: int) -> dict[str, Any]:
+    async def _borne_out(
+        self, asked: Sequence[Sequence[Attempt]], statuses: dict[str, Any], finalized: int
+    ) -> dict[str, Any]:
+        """`statuses` as far as other endpoints say the same. Raises `Disagreement`."""
+        known = [[one for one in of_one if statuses[one.hash] is not None] for of_one in asked]
+        if not any(known):
+            return statuses
+        agreed = {one.hash for of_one in known for one in of_one if one.status is TransactionStatus.CONFIRMED}
+        for others in await self._rpc.others(lambda rpc: self._statuses(rpc, known, finalized)):
+            statuses = confirming.lesser(self._rpc, statuses, others, agreed)
+        return statuses
+
+    async def _statuses(self, rpc: Rpc, asked: Sequence[Sequence[Attempt]], finalized: int) -> dict[str, Any]:
         attempts = [attempt for of_one in asked for attempt in of_one]
         old = [one.hash for one in attempts if one.created_height < finalized - _RECENT_SLOTS]
         new = [one.hash for one in attempts if one.created_height >= finalized - _RECENT_SLOTS]
-        _, found = await self._rpc.statuses(new, history=False)
-        _, more = await self._rpc.statuses(old, history=True)
+        _, found = await rpc.statuses(new, history=False)
+        _, more = await rpc.statuses(old, history=True)
         return found | more
 
     async def _confirm(self, session: AsyncSession, landed: dict[str, _Landed]) -> list[Progress]:
         """Write down what is newly mined and its costs. What the node has no balances of yet waits."""
         costs = await self._costs(list(landed.values()))
         known = {id: one for id, one in landed.items() if one.attempt.hash in costs}
+        for one in known.values():
+            if (costs[one.attempt.hash].error is None) != one.succeeded:
+                raise self._rpc.disagreement(f"transaction {one.attempt.hash}", "its status", "its balances")
         if not known:
             return []
         paid = await log.payouts(session, list(known))
@@ -181,7 +202,8 @@ def _landed(of_one: Sequence[Attempt], statuses: dict[str, Any]) -> _Landed | No
         status = statuses[attempt.hash]
         if status is not None and status["confirmationStatus"] in ("confirmed", "finalized"):
             final = status["confirmationStatus"] == "finalized"
-            landed.append((status["err"] is not None, _Landed(attempt, int(status["slot"]), final)))
+            succeeded = status["err"] is None
+            landed.append((not succeeded, _Landed(attempt, int(status["slot"]), final, succeeded)))
     if len(landed) > 1:
         logger.critical(
             "attempts_mined_twice",

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Self
 
-from chains.endpoints import Call, Client, Endpoint, Pin, Pool, RpcError, Stranger, Trouble, open_pool, raised
+from chains.endpoints import Call, Client, Endpoint, Pool, RpcError, Stranger, Trouble, open_pool, raised
 from chains.log import clean
 from chains.protocol import ChainName, ChainUnavailable
 from core.settings import SolanaSettings
@@ -95,7 +95,7 @@ class Rpc(Client):
         result, or the `ChainUnavailable` it ended in."""
 
         async def through(endpoint: Endpoint) -> list[Any]:
-            answers = await self._at(Pin(endpoint)).answers(calls)
+            answers = await self._at(endpoint).answers(calls)
             if all(isinstance(one, ChainUnavailable) and not isinstance(one, RpcError) for one in answers):
                 raise answers[0]
             return answers
