@@ -164,11 +164,63 @@ class Progress:
 
 
 @dataclass(frozen=True, slots=True)
+class Transfer:
+    """A transfer of the token from or to a watched address, as a block that is not dropped tells of it.
+
+    `position` is its log's place within the transaction, on Solana the place of the token account among the
+    transaction's accounts; with the hash it names the transfer for good. `block` is a number, on Solana the
+    slot. `amount` is what arrived, or what left. `made` is set where the transaction is one of ours.
+    """
+
+    hash: str
+    position: int
+    block: int
+    block_hash: str
+    sender: str
+    recipient: str
+    amount: int
+    final: bool
+    made: TransactionKind | None = None
+
+    @property
+    def key(self) -> tuple[str, int]:
+        """What names the transfer on its chain."""
+        return self.hash, self.position
+
+
+@dataclass(frozen=True, slots=True)
+class Inbound:
+    """What is new of the transfers of watched addresses: those that were found, again or for the first time;
+    the keys of those that were pending and are in no block any more, and of those that are final now."""
+
+    transfers: tuple[Transfer, ...] = ()
+    dropped: frozenset[tuple[str, int]] = frozenset()
+    final: frozenset[tuple[str, int]] = frozenset()
+
+
+@dataclass(frozen=True, slots=True)
+class Opening:
+    """What an address had at the end of one block, or slot, in smallest units."""
+
+    block: int
+    token: int
+    native: int
+
+
+@dataclass(frozen=True, slots=True)
 class Head:
     """The newest block, or slot, that the node knows and the newest that is final."""
 
     number: int
     finalized: int
+
+
+@dataclass(frozen=True, slots=True)
+class Gathering:
+    """`size` payouts share a transaction, and fewer wait up to `seconds` for others; 0: none waits."""
+
+    size: int
+    seconds: float
 
 
 class Chain(Protocol):
@@ -180,6 +232,10 @@ class Chain(Protocol):
     @property
     def native(self) -> Currency:
         """The asset that the chain charges its fees in."""
+
+    @property
+    def gathering(self) -> Gathering:
+        """When payouts are to be handed to `build`."""
 
     def address(self, text: str) -> str:
         """`text` in the chain's canonical spelling, if USDC could be paid there. Asks no node.
@@ -221,6 +277,21 @@ class Chain(Protocol):
 
         The position is kept in the caller's transaction, so that a step is taken once or not at all. The
         caller holds the chain's follow lock.
+        """
+
+    async def opening(self, address: str) -> Opening:
+        """Both balances of `address` as of one and the same block, the newest."""
+
+    async def deposit_address(self, index: int) -> str:
+        """The address of the deposit key at `index`, always the same. Raises `UnknownKey` where this process
+        may not ask for one (`chains.signers`)."""
+
+    async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
+        """Read on for the watched addresses (`chains.watching`) and tell what moved; `pending` are the
+        transfers that were told of and neither dropped nor final since.
+
+        The position is kept in the caller's transaction, so that a step is taken once or not at all. The
+        caller holds the chain's lock for this.
         """
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:

@@ -11,7 +11,7 @@ from uuid import UUID
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Built, Chain, ChainName, Payout, Rejection, Urgency
+from chains.protocol import Built, Chain, ChainName, Gathering, Payout, Rejection, Urgency
 from chains.screening import NOBODY_LISTED, Screening
 from core import events
 from core.clock import now
@@ -47,16 +47,29 @@ class _Waiting:
     amount: int
     recipient: str
     urgency: Urgency
+    age: float
     fund: FundAccounts
 
 
-_HAS_WAITING = text(
+# Of what waits, no more is looked at than fills one transaction.
+_IS_RIPE = text(
     f"""
     SELECT EXISTS (
-        SELECT FROM payment_intent JOIN wallet USING (org_id)
-        WHERE wallet.id = :wallet_id AND payment_intent.wallet_id = wallet.id
-          AND payment_intent.status = 'RESERVED' AND NOT payment_intent.awaiting_approval
-          AND NOT {STOPPED})
+        SELECT FROM wallet
+            JOIN unnest(CAST(:chains AS text[]), CAST(:sizes AS integer[]), CAST(:seconds AS float8[]))
+                AS gathering (chain, size, seconds) USING (chain)
+            CROSS JOIN LATERAL (
+                SELECT count(*) AS number, min(created_at) AS since, bool_or(urgency = 'high') AS urgent
+                FROM (
+                    SELECT created_at, urgency FROM payment_intent AS intent
+                    WHERE intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id
+                      AND intent.status = 'RESERVED' AND NOT intent.awaiting_approval
+                    ORDER BY intent.id LIMIT CASE WHEN gathering.seconds = 0 THEN 1 ELSE gathering.size END
+                ) AS one
+            ) AS waiting
+        WHERE wallet.id = :wallet_id AND NOT {STOPPED} AND waiting.number > 0
+          AND (gathering.seconds = 0 OR waiting.number = gathering.size OR waiting.urgent
+               OR waiting.since <= now() - gathering.seconds * interval '1 second'))
     """  # noqa: S608
 )
 _LOCK_WALLET = text(
@@ -65,6 +78,7 @@ _LOCK_WALLET = text(
 _CLAIM = text(
     """
     SELECT intent.id, intent.amount, intent.recipient, intent.urgency,
+           CAST(extract(epoch FROM now() - intent.created_at) AS float8) AS age,
            fund.available_account_id, fund.reserved_account_id
     FROM payment_intent AS intent JOIN fund ON fund.org_id = intent.org_id AND fund.id = intent.fund_id
     WHERE intent.org_id = CAST(:org_id AS uuid) AND intent.wallet_id = :wallet_id
@@ -97,7 +111,9 @@ _FAIL = text(
 async def run(
     database: Database, chains: Chains, wallet_id: str, most: int, screening: Screening = NOBODY_LISTED
 ) -> None:
-    """Send everything that waits on a wallet, `most` intents a transaction, one dispatcher at a time.
+    """Send everything that waits on a wallet and is ripe, `most` intents a transaction, one dispatcher at a
+    time. Ripe is what fills a batch, has waited as long as its chain lets it, or is urgent: the rest is for
+    a later look (`treasury.sweep`).
 
     Whoever finds the wallet taken leaves: an intent that was committed while another held the wallet is
     seen by that other's next look, which comes after its lock is gone. While one batch goes out, the next is
@@ -105,7 +121,7 @@ async def run(
     """
     sending: asyncio.Task[None] | None = None
     try:
-        while await _has_waiting(database, wallet_id):
+        while await _is_ripe(database, chains, wallet_id):
             sent = await _sign_and_store(database, chains, wallet_id, most, screening)
             if sent is None:
                 return
@@ -128,9 +144,16 @@ async def _broadcast(database: Database, wallet_id: str, chain: Chain, transacti
     reach(Point.DISPATCH_SENT)
 
 
-async def _has_waiting(database: Database, wallet_id: str) -> bool:
+async def _is_ripe(database: Database, chains: Chains, wallet_id: str) -> bool:
+    gatherings = [chain.gathering for chain in chains.values()]
+    given = {
+        "chains": [name.value for name in chains],
+        "sizes": [gathering.size for gathering in gatherings],
+        "seconds": [gathering.seconds for gathering in gatherings],
+        "wallet_id": wallet_id,
+    }
     async with database.everything() as session:
-        return bool(await session.scalar(_HAS_WAITING, {"wallet_id": wallet_id}))
+        return bool(await session.scalar(_IS_RIPE, given))
 
 
 async def _sign_and_store(
@@ -148,10 +171,10 @@ async def _sign_and_store(
         reviewed = await review(session, wallet.org_id, wallet_id, wallet.chain.name, waiting, lists)
         if reviewed.stopped:
             return None
+        payable = [intent for intent in waiting.values() if intent.id not in reviewed.held]
         payouts = [
             Payout(intent.id, intent.recipient, intent.amount, intent.urgency)
-            for intent in waiting.values()
-            if intent.id not in reviewed.held
+            for intent in _ripe(payable, wallet.chain.gathering)
         ]
         built = await wallet.chain.build(session, wallet.org_id, wallet.address, payouts)
         reach(Point.DISPATCH_BUILT)
@@ -178,6 +201,15 @@ async def _sign_and_store(
         return wallet.chain, [one.id for one in built.transactions]
 
 
+def _ripe(waiting: Sequence[_Waiting], gathering: Gathering) -> Sequence[_Waiting]:
+    """Without those at the end that fill no batch, if none of them is urgent or has waited long enough."""
+    full = len(waiting) - len(waiting) % gathering.size
+    rest = waiting[full:]
+    if any(one.age >= gathering.seconds or one.urgency is Urgency.HIGH for one in rest):
+        return waiting
+    return waiting if gathering.seconds == 0 else waiting[:full]
+
+
 async def _lock_wallet(session: AsyncSession, chains: Chains, wallet_id: str) -> _Wallet | None:
     row = (await session.execute(_LOCK_WALLET, {"wallet_id": wallet_id})).one_or_none()
     if row is None or ChainName(row.chain) not in chains:
@@ -193,6 +225,7 @@ async def _claim(session: AsyncSession, org_id: UUID, wallet_id: str, most: int)
             int(row.amount),
             row.recipient,
             Urgency(row.urgency),
+            row.age,
             FundAccounts(row.available_account_id, row.reserved_account_id),
         )
         for row in rows

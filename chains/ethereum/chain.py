@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.ethereum import addresses, broadcasting, building, calldata, following, preparing
 from chains.ethereum.finality import final_tag
+from chains.ethereum.gas import DataFees
 from chains.ethereum.inbound import inbound
 from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Rpc, digest, quantity
@@ -19,6 +20,7 @@ from chains.protocol import (
     Built,
     ChainName,
     ChainUnavailable,
+    Gathering,
     Head,
     Inbound,
     Opening,
@@ -55,10 +57,14 @@ class Ethereum:
             self._unpayable[contracts["allowance_payout"]] = "the payout contract"
         self._settings = settings.model_copy(update=contracts)
         self._signers = signers
+        contract = {"delegation": settings.batch_payout, "allowance": settings.allowance_payout}
+        batched = contract.get(settings.batching) is not None
+        self.gathering = Gathering(settings.batch_size, settings.batch_wait if batched else 0.0)
         self._rpc = Rpc.connect(settings)
         self._prepared = Recently(_PREPARED_SECONDS)
         self._looked_at = Recently(_QUARANTINED_SECONDS)
         self._gaps = Recently(_GAPS_SECONDS)
+        self._data_fees = DataFees()
 
     def address(self, text: str) -> str:
         return addresses.canonical(text, self._unpayable)
@@ -85,7 +91,15 @@ class Ethereum:
     ) -> Built:
         with self._rpc.pinned():
             return await building.build(
-                self._rpc, self._settings, self._signers, session, org_id, address, payouts, self._prepared
+                self._rpc,
+                self._settings,
+                self._signers,
+                session,
+                org_id,
+                address,
+                payouts,
+                self._prepared,
+                self._data_fees,
             )
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:

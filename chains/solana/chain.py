@@ -8,14 +8,17 @@ from uuid import UUID
 from solders.pubkey import Pubkey
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Built, ChainName, Head, Payout, Progress
-from chains.signers import Signers
+from chains.protocol import Built, ChainName, Gathering, Head, Payout, Progress
+from chains.signers import Curve, Signers
 from chains.solana import accounts, addresses
 from chains.solana.building import Builder
+from chains.solana.cluster import Cluster
 from chains.solana.following import Follower
 from chains.solana.history import History
+from chains.solana.inbound import Watcher
 from chains.solana.rpc import Rpc
 from chains.solana.sending import Sender
+from chains.solana.tokens import Tokens
 from core.money import SOL
 from core.settings import SolanaSettings
 
@@ -27,24 +30,32 @@ class Solana:
     native = SOL
 
     def __init__(self, settings: SolanaSettings, signers: Signers) -> None:
+        self.gathering = Gathering(settings.batch_size, settings.batch_wait)
         self._rpc = Rpc.connect(settings)
         self._mint = Pubkey.from_string(settings.usdc)
-        self._builder = Builder(settings, self._rpc, signers)
+        self._off_curve = settings.allow_off_curve or settings.allow_token_accounts
+        self._tokens = Tokens(self._rpc, settings)
+        cluster = Cluster(settings, self._rpc, self._tokens)
+        self._builder = Builder(settings, self._rpc, signers, cluster, self._tokens)
         history = History(self._rpc.each())
-        self._sender = Sender(settings, self._rpc, signers, self._builder, history)
+        self._sender = Sender(settings, self._rpc, signers, cluster, history)
         self._follower = Follower(self._rpc, history)
+        self._watcher = Watcher(self._rpc, self._mint, history)
+        self._signers = signers
 
     def address(self, text: str) -> str:
-        return addresses.checked(text, self._mint)
+        return addresses.checked(text, self._mint, off_curve=self._off_curve)
 
     async def head(self) -> Head:
-        confirmed = await self._rpc.number("getSlot", "confirmed")
-        return Head(number=confirmed, finalized=await self._rpc.number("getSlot", "finalized"))
+        with self._rpc.pinned():
+            confirmed = await self._rpc.number("getSlot", "confirmed")
+            return Head(number=confirmed, finalized=await self._rpc.number("getSlot", "finalized"))
 
     async def token_balance(self, address: str) -> int:
         """USDC in the associated token account of `address`, at confirmed."""
-        token = await accounts.read_token(self._rpc, str(addresses.token_account(address, self._mint)))
-        return 0 if token is None else token.amount
+        token = await self._tokens.known()
+        held = await accounts.read_token(self._rpc, token, str(token.account_of(address)))
+        return 0 if held is None else held.amount
 
     async def native_balance(self, address: str) -> int:
         """Lamports of `address`, at confirmed."""
@@ -54,7 +65,8 @@ class Solana:
     async def build(
         self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
     ) -> Built:
-        return await self._builder.build(session, org_id, address, payouts)
+        with self._rpc.pinned():
+            return await self._builder.build(session, org_id, address, payouts)
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await self._sender.broadcast(session, transaction_ids)
@@ -63,7 +75,17 @@ class Solana:
         await self._sender.rebroadcast(session)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
-        return await self._follower.follow(session)
+        with self._rpc.pinned():
+            return await self._follower.follow(session)
+
+    async def opening(self, address: str) -> Opening:
+        return await self._watcher.opening(address)
+
+    async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
+        return await self._watcher.inbound(session, pending)
+
+    async def deposit_address(self, index: int) -> str:
+        return await self._signers.derive(Curve.of(self.name), index)
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         """Nothing: a wallet of Solana pays in batches as it is."""

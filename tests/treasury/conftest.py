@@ -12,12 +12,16 @@ from chains import log
 from chains.protocol import (
     Built,
     ChainName,
+    Gathering,
     Head,
+    Inbound,
+    Opening,
     Payout,
     Progress,
     Rejection,
     SignedTransaction,
     TransactionKind,
+    Transfer,
     invalid_address,
 )
 from core.database import Database
@@ -50,8 +54,10 @@ class ScriptedChain:
     batch: int = 100
     breaks: Exception | None = None
     sent: list[str] = field(default_factory=list)
+    news: list[Inbound] = field(default_factory=list)
     name: ChainName = ChainName.ETHEREUM
     native: Currency = ETH
+    gathering: Gathering = field(default_factory=lambda: Gathering(100, 0))
 
     def address(self, text: str) -> str:
         if not text.startswith("0x"):
@@ -95,6 +101,15 @@ class ScriptedChain:
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return []
+
+    async def opening(self, address: str) -> Opening:
+        return Opening(1, OPENING, 10**18)
+
+    async def deposit_address(self, index: int) -> str:
+        return f"0xDeposit{index}"
+
+    async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
+        return self.news.pop(0) if self.news else Inbound()
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         return []
