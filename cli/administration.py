@@ -12,11 +12,12 @@ from sqlalchemy.exc import IntegrityError
 from chains.protocol import ChainName
 from chains.signers import Curve
 from chains.signers.keystore import Keystore
+from chains.signers.opening import open_signers
 from cli.connection import AsJson, print_answer, worker_session
 from core.errors import NotFound
 from core.organisations import SCOPES, CredentialKind, create_organisation, issue
 from core.secrets import FieldVault
-from core.settings import get_settings
+from core.settings import SigningSettings, get_settings
 from migrations import migrate as upgrade
 from treasury.chains import build_chains
 from treasury.funds import open_wallet
@@ -83,8 +84,7 @@ def create_client(
 @wallets.command("key")
 def create_wallet_key(chain: Chain, as_json: AsJson = False) -> None:
     """Make a key for a chain in the keystore and print its address, to be funded before it is opened."""
-    settings = get_settings()
-    keystore = Keystore.from_settings(settings)
+    keystore = Keystore.from_settings(SigningSettings())
     print_answer({"address": keystore.create(_CURVES[chain])}, as_json)
 
 
@@ -96,9 +96,9 @@ def open_treasury_wallet(
 
     async def open_it() -> dict[str, Any]:
         settings = get_settings()
-        keystore = Keystore.from_settings(settings)
-        await keystore.signer(address)
-        chains = build_chains(settings, keystore)
+        signers = open_signers(settings)
+        await signers.signer(address)
+        chains = build_chains(settings, signers)
         if chain not in chains:
             raise ValueError(f"set COFFER_{chain.upper()}__RPC_URL")
         try:
@@ -109,8 +109,17 @@ def open_treasury_wallet(
         finally:
             for one in chains.values():
                 await one.close()
+            await signers.close()
 
     print_answer(asyncio.run(open_it()), as_json)
+
+
+@wallets.command("seed")
+def create_master_seed(as_json: AsJson = False) -> None:
+    """Make the master seed of deposit addresses in the keystore, once. Whoever has a copy of the file and the
+    passphrase has all of them."""
+    Keystore.from_settings(SigningSettings()).create_seed()
+    print_answer({"created": "master-seed.json"}, as_json)
 
 
 async def _issue(org_id: UUID, kind: CredentialKind, scopes: list[str] | None) -> tuple[str, str]:

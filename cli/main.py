@@ -16,6 +16,7 @@ _COMMANDS: Final = {
     "api": "cli.processes",
     "worker": "cli.processes",
     "scheduler": "cli.processes",
+    "signer": "cli.processes",
     "migrate": "cli.administration",
     "org": "cli.administration",
     "wallet": "cli.administration",

@@ -7,6 +7,7 @@ import httpx
 from pydantic import ValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from chains.protocol import ChainUnavailable
 from chains.signers import UnknownKey
 from chains.signers.keystore import WrongPassphrase
 from core.errors import CofferError
@@ -18,6 +19,7 @@ _MISTAKES = (
     SQLAlchemyError,
     asyncpg.PostgresError,
     httpx.HTTPError,
+    ChainUnavailable,
     UnknownKey,
     WrongPassphrase,
 )
@@ -33,7 +35,7 @@ def explained(error: Exception) -> str | None:
     if isinstance(error, CofferError) and error.details and error.details[0].message == error.message:
         return f"{error.details[0].field} {error.message}"
     if isinstance(error, UnknownKey):
-        return f"the keystore has no key for {error}"
+        return f"there is no key for {error}"
     if isinstance(error, WrongPassphrase):
         return f"COFFER_KEYSTORE_PASSPHRASE does not open the key of {error}"
     if isinstance(error, DBAPIError) and error.orig is not None:

@@ -1,4 +1,4 @@
-"""The commands that are processes: `api`, `worker`, `scheduler`."""
+"""The commands that are processes: `api`, `worker`, `scheduler`, `signer`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import typer
 
-from core.settings import get_settings
+from core.settings import SigningSettings, get_settings
 
 app = typer.Typer()
 
@@ -33,3 +33,11 @@ def scheduler() -> None:
     from workers.scheduler import serve
 
     asyncio.run(serve())
+
+
+@app.command()
+def signer() -> None:
+    """Hold the keys and sign what may be signed, for the other processes, until SIGTERM."""
+    from chains.signers.serving import serve
+
+    asyncio.run(serve(SigningSettings()))

@@ -161,8 +161,18 @@ class SolanaSettings(RpcSettings):
         default=None, description="Checked against each node's before anything is signed."
     )
     usdc: str = Field(description="Address of the USDC mint.")
+    transaction_format: Literal["auto", "legacy", "v0", "v1"] = Field(
+        default="auto",
+        description="Format of transactions; `auto` is v1 where the cluster takes it, and legacy elsewhere.",
+    )
     batch_size: int = Field(
-        default=18, ge=1, le=20, description="Most payments in one transaction; 18 fit, 9 to new recipients."
+        default=59,
+        ge=1,
+        le=59,
+        description="Most payments in one transaction. As v1 59 fit, 12 to new recipients; as legacy 18 and 9.",
+    )
+    token_batch: bool = Field(
+        default=True, description="Make one instruction of a transaction's transfers (SIMD-0266)."
     )
     batch_wait: float = Field(
         default=0.0,
@@ -178,6 +188,24 @@ class SolanaSettings(RpcSettings):
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
     max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
+    fee_percentiles: list[float] = Field(
+        default=[50, 75, 90],
+        min_length=3,
+        max_length=3,
+        description="JSON list: whose priority fee of the last blocks is taken, at low, normal and high urgency.",
+    )
+    allow_off_curve: bool = Field(
+        default=False, description="Pay addresses off the ed25519 curve too, as the vault of a multisig is."
+    )
+    allow_token_accounts: bool = Field(
+        default=False, description="Pay into USDC token accounts too, where one is given in place of a wallet."
+    )
+    allow_transfer_fee: bool = Field(
+        default=False, description="Pay in a token whose mint withholds a fee of what is transferred."
+    )
+    allow_transfer_hook: bool = Field(
+        default=False, description="Pay in a token whose mint calls a program with every transfer."
+    )
     gas_alert_lamports: int = Field(
         default=50_000_000, ge=0, description="Native balance below which a wallet is told of."
     )
@@ -216,10 +244,10 @@ class SignerSettings(BaseModel):
         default=None, pattern=r"^[^:\s]+:[0-9]{1,5}$", description="`host:port` of `coffer signer` over TCP."
     )
     secret: SecretStr = Field(
-        default=SecretStr(""), description="What both ends of a TCP connection prove to know, 32 bytes or more."
+        default=SecretStr(""), description="What both ends of a TCP connection know: 32 characters or more."
     )
     allowed_uids: list[int] = Field(
-        default_factory=list, description="JSON list of users who may use the Unix socket, besides its own."
+        default_factory=list, description="JSON list of user ids that may use the Unix socket beside its own."
     )
     timeout: float = Field(default=10.0, gt=0, description="Seconds until an answer is given up.")
     folder: Path = Field(
@@ -322,6 +350,12 @@ class Settings(BaseSettings):
     log_format: Literal["json", "console"] = Field(
         default="json", description="One JSON object a line, or text."
     )
+
+
+class SigningSettings(Settings):
+    """Those of `coffer signer`, which has nothing to do with a database."""
+
+    database_url: str = Field(default="", description="Not used.")
 
 
 @lru_cache(maxsize=1)

@@ -25,6 +25,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from sqlalchemy import text
 
+from chains.signers.remote import RemoteSigners
 from core.database import Database
 from core.secrets import FieldVault
 from core.settings import Settings
@@ -102,6 +103,14 @@ class Coffer:
     def scheduler(self) -> Process:
         return self._processes["scheduler"]
 
+    @property
+    def signer(self) -> Process:
+        return self._processes["signer"]
+
+    @property
+    def _signing_folder(self) -> Path:
+        return self.folder.path / "signer"
+
     async def start(self) -> None:
         """Start everything and wait until the whole answers; if a part does not, nothing is left."""
         try:
@@ -109,6 +118,7 @@ class Coffer:
             await self.schema.prepare()
             self._urls, self._mints = await asyncio.gather(self.schema.open(DATABASE), self._issue_money())
             self._seeded = await self._seed()
+            await self._start_signer()
             for name in ("api", "worker", "scheduler") if self.tuning.workers else ("api",):
                 self._processes[name] = self._process(name)
                 self._processes[name].start()
@@ -150,8 +160,7 @@ class Coffer:
             "COFFER_API_PROCESSES": str(self.tuning.api_processes),
             "COFFER_WORKER_PROCESSES": str(self.tuning.worker_processes),
             "COFFER_SWEEP_INTERVAL": "0.5",
-            "COFFER_KEYSTORE_DIR": str(self.folder.path / "keys"),
-            "COFFER_KEYSTORE_PASSPHRASE": self._passphrase(),
+            "COFFER_SIGNER__SOCKET": str(self._signing_folder / "socket"),
             "COFFER_ENCRYPTION_KEYS": json.dumps({"sandbox": base64.b64encode(self._key()).decode()}),
             "COFFER_ETHEREUM__RPC_URL": infrastructure.ethereum_rpc_url,
             "COFFER_ETHEREUM__CHAIN_ID": str(infrastructure.ethereum_chain_id),
@@ -164,6 +173,15 @@ class Coffer:
             "COFFER_SOLANA__USDC": str(mints.solana.address),
             "COFFER_SOLANA__POLL_INTERVAL": "0.2",
         } | dict(self.tuning.settings)
+
+    def signing_environment(self) -> dict[str, str]:
+        """The settings of the signer's process, which alone can open the keys, and knows no database."""
+        known = {name: value for name, value in self.environment().items() if "DATABASE" not in name}
+        return known | {
+            "COFFER_KEYSTORE_DIR": str(self.folder.path / "keys"),
+            "COFFER_KEYSTORE_PASSPHRASE": self._passphrase(),
+            "COFFER_SIGNER__FOLDER": str(self._signing_folder),
+        }
 
     def settings(self) -> Settings:
         """The same settings, read as the processes read them."""
@@ -216,12 +234,26 @@ class Coffer:
             answer = await client.get(f"{self.api_url}/health/ready")
             return answer.status_code == 200 and answer.json()["status"] == "ok"
 
-    def _process(self, name: str) -> Process:
+    async def _start_signer(self) -> None:
+        self._processes["signer"] = signer = self._process("signer", self.signing_environment())
+        signer.start()
+        await signer.wait_ready(self._signer_answers, READY_SECONDS)
+
+    async def _signer_answers(self) -> bool:
+        """Whether it has the first wallet's key, and can open it."""
+        signers = RemoteSigners(self.settings().signer)
+        try:
+            await signers.signer(self.seeded.first.ethereum.address)
+        finally:
+            await signers.close()
+        return True
+
+    def _process(self, name: str, environment: dict[str, str] | None = None) -> Process:
         inherited = {key: value for key, value in os.environ.items() if not key.startswith("COFFER_")}
         return Process(
             name,
             [sys.executable, "-m", "cli.main", name],
-            env=inherited | {"PYTHONPATH": str(ROOT)} | self.environment(),
+            env=inherited | {"PYTHONPATH": str(ROOT)} | (environment or self.environment()),
             folder=self.folder.path,
         )
 
@@ -242,7 +274,7 @@ class Coffer:
             return seeded
         settings = self.settings()
         database = Database.connect(self.urls.worker, 2)
-        keystore = open_keystore(settings.keystore_dir, self._passphrase())
+        keystore = open_keystore(self.folder.path / "keys", self._passphrase())
         chains = build_chains(settings, keystore)
         try:
             vault = FieldVault.from_settings(settings.encryption_keys)

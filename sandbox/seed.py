@@ -109,6 +109,7 @@ async def seed(
     database: Database, vault: FieldVault, chains: Chains, keystore: Keystore, mints: Mints
 ) -> Seeded:
     """Fill an empty database, as the worker role. The money is on the chains before it is in the books."""
+    keystore.create_seed()
     curves = {ChainName.ETHEREUM: Curve.SECP256K1, ChainName.SOLANA: Curve.ED25519}
     keys = {chain: [keystore.create(curve) for _ in range(2)] for chain, curve in curves.items()}
     for chain, addresses in keys.items():

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cache
 
-from chains.signers.keystore import Keystore
+from chains.screening import Screening
+from chains.signers.opening import open_signers
 from core import collector, faults, logs
 from core.database import Database
 from core.settings import Settings, get_settings
@@ -19,6 +20,7 @@ class Runtime:
     settings: Settings
     database: Database
     chains: Chains
+    screening: Screening
 
     @classmethod
     def start(cls, settings: Settings) -> Runtime:
@@ -26,11 +28,11 @@ class Runtime:
         faults.arm(settings.fault_point)
         if settings.worker_database_url is None:
             raise ValueError("a worker needs COFFER_WORKER_DATABASE_URL")
-        keystore = Keystore.from_settings(settings)
         return cls(
             settings=settings,
             database=Database.connect(settings.worker_database_url, settings.database_pool),
-            chains=build_chains(settings, keystore),
+            chains=build_chains(settings, open_signers(settings)),
+            screening=Screening.from_settings(settings.policy),
         )
 
 

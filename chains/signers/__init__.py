@@ -32,6 +32,11 @@ class Curve(StrEnum):
         """The curve that a chain signs on."""
         return cls.SECP256K1 if chain is ChainName.ETHEREUM else cls.ED25519
 
+    @classmethod
+    def of_address(cls, address: str) -> Curve:
+        """The curve of an address, by its spelling."""
+        return cls.SECP256K1 if address.startswith("0x") else cls.ED25519
+
 
 class UnknownKey(Exception):
     """No key is held for this address."""
@@ -122,3 +127,10 @@ class Signers(Protocol):
         """The address of the key at `index` (0 to 2³¹ - 1), derived from the master seed: always the same.
 
         Raises `UnknownKey` where there is no seed, and `SignerUnavailable`."""
+
+
+class OpenSigners(Signers, Protocol):
+    """Signers that hold something open."""
+
+    async def close(self) -> None:
+        """Let go of it."""

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
-from core.settings import EthereumSettings, PolicySettings, Settings, SolanaSettings
+from core.settings import EthereumSettings, PolicySettings, Settings, SignerSettings, SolanaSettings
 
 ROOT = Path(__file__).parents[2]
 NAMED = re.compile(r"COFFER_[A-Z0-9_]*[A-Z0-9]")
@@ -21,8 +21,9 @@ SETTINGS = (
     variables(Settings, "COFFER_")
     | variables(EthereumSettings, "COFFER_ETHEREUM__")
     | variables(PolicySettings, "COFFER_POLICY__")
+    | variables(SignerSettings, "COFFER_SIGNER__")
     | variables(SolanaSettings, "COFFER_SOLANA__")
-) - {"COFFER_ETHEREUM", "COFFER_POLICY", "COFFER_SOLANA"}
+) - {"COFFER_ETHEREUM", "COFFER_POLICY", "COFFER_SIGNER", "COFFER_SOLANA"}
 
 
 def test_every_setting_has_its_line_on_the_page() -> None:
