@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
+from functools import partial
 
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
@@ -26,12 +27,15 @@ from api.routes import (
     ledger_periods,
     ledger_statements,
     oauth,
+    payment_approvals,
     payment_batches,
     payment_intents,
     treasury,
+    treasury_policies,
 )
 from api.services import Services
 from chains.protocol import Chain, ChainName
+from chains.screening import Screening
 from core import collector
 from core.database import Database
 from core.errors import CofferError
@@ -43,7 +47,9 @@ _ROUTERS = (
     payment_intents.creation,
     payment_batches.router,
     payment_intents.router,
+    payment_approvals.router,
     treasury.router,
+    treasury_policies.router,
     # Before the transactions by id: `export` is none.
     ledger_export.router,
     ledger_export.client_router,
@@ -75,6 +81,7 @@ def create_app(settings: Settings, chains_of: ChainsOf = _keyless) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        screening = Screening.from_settings(settings.policy)
         database = Database.connect(settings.database_url, settings.database_pool)
         chains = chains_of(settings)
         redis = Redis.from_url(settings.redis_url, socket_timeout=2, socket_connect_timeout=2)
@@ -83,8 +90,9 @@ def create_app(settings: Settings, chains_of: ChainsOf = _keyless) -> FastAPI:
             database=database,
             chains=chains,
             credentials=Credentials(database, settings.credential_cache_seconds),
-            intents=Together(database, payments.create),
+            intents=Together(database, partial(payments.create, screening=screening)),
             redis=redis,
+            screening=screening,
         )
         collector.settle()
         try:

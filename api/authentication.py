@@ -147,7 +147,13 @@ class Allowed:
                 raise UnknownOrganisation
         if self.scope not in caller.scopes:
             raise Forbidden(f"The credential lacks the scope {self.scope}")
+        request.scope["coffer.subject"] = caller.subject
         return caller.org_id
+
+
+def subject(request: Request) -> str:
+    """Who asks, once `Allowed` has let the request in: an OAuth2 client or an API key."""
+    return str(request.scope["coffer.subject"])
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,6 +10,7 @@ from starlette.requests import HTTPConnection
 
 from api.authentication import Credentials
 from api.once import Together
+from chains.screening import Screening
 from core.database import Database
 from core.settings import Settings
 from treasury.chains import Chains
@@ -26,6 +27,7 @@ class Services:
     credentials: Credentials
     intents: Together[Wanted]
     redis: Redis
+    screening: Screening
 
 
 def services(connection: HTTPConnection) -> Services:

@@ -13,4 +13,4 @@ from workers.runtime import runtime
 async def dispatch_wallet(wallet_id: str) -> None:
     """Sign and send what waits on a wallet."""
     here = runtime()
-    await dispatch.run(here.database, here.chains, wallet_id, here.settings.dispatch_batch)
+    await dispatch.run(here.database, here.chains, wallet_id, here.settings.dispatch_batch, here.screening)

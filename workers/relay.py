@@ -26,6 +26,7 @@ log = get_logger(__name__)
 _WAKES: Final = {
     "payment_intent.reserved": dispatch_wallet,
     "payment_intent.confirmed": dispatch_wallet,
+    "payment_intent.approved": dispatch_wallet,
 }
 _MOST: Final = 5_000
 # A notification that was lost with its connection is made up for by a look this often.

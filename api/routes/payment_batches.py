@@ -21,6 +21,7 @@ from api.exact import CommitRoute
 from api.once import IdempotencyKey
 from api.routes.payment_intents import CREATION_REFUSALS
 from api.services import services
+from chains.screening import Screening
 from core.errors import CofferError, FieldError, Unavailable, ValidationError
 from core.idempotency import Answer
 from core.json import encode
@@ -71,25 +72,26 @@ async def create_payment_intents(
 ) -> Response:
     """Reserve funds for many transfers: `atomic`, all or none, or `independent`, each on its own."""
     serving, request_id = services(request), envelope.request_id(request)
-    checked = await _check(serving.chains, body.items)
+    screening = serving.screening
+    checked = await _check(serving.chains, body.items, authentication.subject(request))
     if body.mode == "atomic":
         _refuse_any(checked)
     claim = once.claim_of(key, "payment-intents.batch", [body.mode, _canonical(checked, body.items)])
 
     async def work(session: AsyncSession) -> Answer:
         if body.mode == "atomic":
-            return await _all_or_none(session, org, checked, request_id)
-        return await _answer(await _create(session, org, checked), request_id)
+            return await _all_or_none(session, org, checked, screening, request_id)
+        return await _answer(await _create(session, org, checked, screening), request_id)
 
     return once.respond(await once.alone(serving.database, org, claim, work))
 
 
-async def _check(chains: Chains, items: Sequence[Any]) -> list[Wanted | CofferError]:
+async def _check(chains: Chains, items: Sequence[Any], by: str) -> list[Wanted | CofferError]:
     """What can be said of each item without the database."""
     checked: list[Wanted | CofferError] = []
     for position, item in enumerate(items, 1):
         try:
-            checked.append(payments.check(chains, _ITEM.validate_python(item)))
+            checked.append(payments.check(chains, _ITEM.validate_python(item), by))
         except Invalid as error:
             found = envelope.details(error.errors(include_url=False, include_input=False), _WHOLE)
             checked.append(ValidationError("The item is not valid", *found))
@@ -110,18 +112,23 @@ def _canonical(checked: Sequence[Wanted | CofferError], items: Sequence[Any]) ->
     ]
 
 
-async def _create(session: AsyncSession, org: UUID, checked: Sequence[Wanted | CofferError]) -> list[Outcome]:
-    created = iter(
-        await payments.create(session, org, [check for check in checked if isinstance(check, Wanted)])
-    )
+async def _create(
+    session: AsyncSession, org: UUID, checked: Sequence[Wanted | CofferError], screening: Screening
+) -> list[Outcome]:
+    wanted = [check for check in checked if isinstance(check, Wanted)]
+    created = iter(await payments.create(session, org, wanted, screening))
     return [next(created) if isinstance(check, Wanted) else check for check in checked]
 
 
 async def _all_or_none(
-    session: AsyncSession, org: UUID, checked: Sequence[Wanted | CofferError], request_id: str
+    session: AsyncSession,
+    org: UUID,
+    checked: Sequence[Wanted | CofferError],
+    screening: Screening,
+    request_id: str,
 ) -> Answer:
     savepoint = await session.begin_nested()
-    outcomes = await _create(session, org, checked)
+    outcomes = await _create(session, org, checked, screening)
     try:
         _refuse_any(outcomes)
     except BatchRefused as refusal:

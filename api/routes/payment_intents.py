@@ -32,7 +32,9 @@ from treasury.errors import (
     UnknownSource,
 )
 from treasury.models import IntentStatus, PaymentIntent
+from treasury.policies.errors import LimitExceeded, RecipientDenied, RecipientNotAllowed
 from treasury.schemas import PaymentIntentCreate, PaymentIntentPage, PaymentIntentRead
+from treasury.switches import PaymentsStopped
 
 router = APIRouter(
     prefix="/v1/orgs/{orgId}/payment-intents", tags=["Payment intents"], route_class=ExactRoute
@@ -45,6 +47,10 @@ CREATION_REFUSALS = (
     InvalidAddress,
     InsufficientFunds,
     OwnAddress,
+    PaymentsStopped,
+    LimitExceeded,
+    RecipientDenied,
+    RecipientNotAllowed,
     SourceClosed,
     UnknownSource,
 )
@@ -64,7 +70,7 @@ async def create_payment_intent(
 ) -> Response:
     """Reserve funds and queue a USDC transfer."""
     serving = services(request)
-    want = payments.check(serving.chains, body)
+    want = payments.check(serving.chains, body, authentication.subject(request))
     claim = once.claim_of(key, "payment-intents.create", payments.canonical(want))
     return once.respond(await serving.intents.create(org, claim, want, envelope.request_id(request)))
 

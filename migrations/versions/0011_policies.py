@@ -104,7 +104,11 @@ def _policies() -> None:
         )
         """
     )
-    isolate("payment_policy_recipient", app="SELECT, INSERT, UPDATE, DELETE", worker="SELECT, INSERT, DELETE")
+    isolate(
+        "payment_policy_recipient",
+        app="SELECT, INSERT, UPDATE, DELETE",
+        worker="SELECT, INSERT, UPDATE, DELETE",
+    )
 
 
 def _usage() -> None:

@@ -14,8 +14,9 @@ from core.identifiers import is_id
 from tests.api.conftest import PAYEE, TREASURY, Caller, Seed, wish
 
 MEMBERS = [
-    "id", "orgId", "chain", "amount", "currency", "to", "from", "walletId", "status", "reference", "metadata",
-    "transactionHash", "fee", "failure", "createdAt", "broadcastAt", "confirmedAt", "finalizedAt",
+    "id", "orgId", "chain", "amount", "currency", "to", "from", "walletId", "status", "urgency", "reference",
+    "metadata", "transactionHash", "fee", "failure", "approvals", "createdAt", "broadcastAt",
+    "confirmedAt", "finalizedAt",
 ]  # fmt: skip
 
 
