@@ -6,22 +6,23 @@ read between the two is then counted twice, never not at all, and a payout that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from itertools import groupby
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import calldata
-from chains.ethereum.fees import Fees
+from chains.ethereum.fees import Fees, highest, rank
+from chains.ethereum.gas import DataFees
 from chains.ethereum.preparing import batchable, free_places
 from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Call as RpcCall
 from chains.ethereum.rpc import Rpc, quantity
 from chains.ethereum.simulation import Sorted, covered, simulate
-from chains.ethereum.transactions import GAS_CAP, Call, sign_calls
+from chains.ethereum.transactions import GAS_CAP, Call, Signed, sign_calls
 from chains.ethereum.wallets import Nonces, WalletState, lock_nonces, read_state, skip_foreign
 from chains.protocol import (
     Built,
@@ -30,6 +31,7 @@ from chains.protocol import (
     Payout,
     SignedTransaction,
     TransactionKind,
+    Urgency,
 )
 from chains.signers import Purpose, Signer, Signers, SigningRefused
 from core.faults import Point, reach
@@ -38,9 +40,6 @@ from core.logs import get_logger
 from core.settings import EthereumSettings
 
 logger = get_logger(__name__)
-
-# A transfer of USDC to a new recipient takes 62,135 gas; what is left over costs nothing.
-_TRANSFER_GAS: Final = 100_000
 
 
 class InsufficientGas(ChainUnavailable):
@@ -56,6 +55,10 @@ class _Planned:
     id: str = field(default_factory=lambda: new_id("ctx"))
 
     @property
+    def urgency(self) -> Urgency:
+        return highest(payout.urgency for payout in self.payouts)
+
+    @property
     def kind(self) -> TransactionKind:
         return TransactionKind.BATCH if len(self.payouts) > 1 else TransactionKind.TRANSFER
 
@@ -69,6 +72,7 @@ async def build(
     address: str,
     payouts: Sequence[Payout],
     prepared: Recently,
+    data_fees: DataFees,
 ) -> Built:
     """See `Chain.build`. Locks the wallet's nonces until the caller's transaction ends.
 
@@ -78,6 +82,8 @@ async def build(
     if not payouts:
         return Built()
     nonces = await lock_nonces(session, rpc, settings, org_id, address)
+    # What is urgent is not made to wait behind the nonces, nor to pay for the haste, of what is not.
+    payouts = sorted(payouts, key=lambda one: -rank(one.urgency))
     free = await free_places(session, settings, address)
     if free <= 0:
         return Built()
@@ -90,13 +96,14 @@ async def build(
     tried = await _simulate(rpc, settings, address, funded.payable, budget) if funded.payable else funded
     rejected = funded.rejected if tried is funded else funded.rejected + tried.rejected
     planned = await _plan(rpc, settings, address, tried.payable, budget)
-    affordable = _affordable(planned[:free], state, address)
+    extra = await data_fees.most(rpc, [(_size(one), one.gas) for one in planned[:free]])
+    affordable = _affordable(planned[:free], extra, state, address)
     if planned and not affordable and not rejected:
         raise InsufficientGas(
             f"{address} has {state.native_balance} wei, too little for the gas of a transaction"
         )
     try:
-        signed = await _sign(settings, await signers.signer(address), state.fees, nonces, affordable)
+        signed = await _sign(settings, await signers.signer(address), state.offers, nonces, affordable)
     except SigningRefused as error:
         # Whose fault it is goes; the others come again, under the same nonces.
         if not error.rejections:
@@ -144,13 +151,14 @@ async def _plan(
     groups += [(payout,) for payout in alone]
     planned: list[_Planned] = []
     while groups:
-        batches = [group for group in groups if len(group) > 1]
-        estimates = iter(await rpc.results([_estimate(settings, address, batch) for batch in batches]))
+        fixed = settings.transfer_gas
+        asked = [group for group in groups if len(group) > 1 or not fixed]
+        estimates = iter(await rpc.results([_estimate(settings, address, group) for group in asked]))
         smaller: list[tuple[Payout, ...]] = []
         for group in groups:
-            gas = _TRANSFER_GAS if len(group) == 1 else _with_margin(quantity(next(estimates)))
-            if gas <= GAS_CAP:
-                planned.append(_Planned(group, gas))
+            gas = fixed if len(group) == 1 and fixed else _with_margin(quantity(next(estimates)))
+            if gas <= GAS_CAP or len(group) == 1:
+                planned.append(_Planned(group, min(gas, GAS_CAP)))
             else:
                 half = len(group) // 2
                 smaller += [group[:half], group[half:]]
@@ -160,8 +168,13 @@ async def _plan(
 
 
 def _estimate(settings: EthereumSettings, address: str, payouts: Sequence[Payout]) -> RpcCall:
-    data = calldata.pay(calldata.batch_id("simulation"), settings.usdc, payouts)
-    return "eth_estimateGas", [{"from": address, "to": _payer(settings, address), "data": "0x" + data.hex()}]
+    call = _call(settings, address, _Planned(tuple(payouts), 0, "simulation"), 0)
+    return "eth_estimateGas", [{"from": address, "to": call.to, "data": "0x" + call.data.hex()}]
+
+
+def _size(planned: _Planned) -> int:
+    """Bytes of data of the transaction: ERC-20's `transfer`, or `pay` with its 32 bytes a payment."""
+    return 68 if planned.kind is TransactionKind.TRANSFER else 132 + 32 * len(planned.payouts)
 
 
 def _payer(settings: EthereumSettings, address: str) -> str:
@@ -178,12 +191,15 @@ def _with_margin(estimate: int) -> int:
     return estimate * 5 // 4
 
 
-def _affordable(planned: Sequence[_Planned], state: WalletState, address: str) -> list[_Planned]:
-    """As many transactions from the front as the ether pays for, at the most that they may cost."""
+def _affordable(
+    planned: Sequence[_Planned], extra: Sequence[int], state: WalletState, address: str
+) -> list[_Planned]:
+    """As many transactions from the front as the ether pays for, at the most that they may cost; `extra` is
+    what each may cost beside its gas."""
     left = state.native_balance
     affordable: list[_Planned] = []
-    for one in planned:
-        left -= one.gas * state.fees.max_fee
+    for one, beside in zip(planned, extra, strict=True):
+        left -= one.gas * state.offers[one.urgency].max_fee + beside
         if left < 0:
             logger.warning(
                 "insufficient_gas", address=address, balance=state.native_balance,
@@ -195,13 +211,22 @@ def _affordable(planned: Sequence[_Planned], state: WalletState, address: str) -
 
 
 async def _sign(
-    settings: EthereumSettings, signer: Signer, fees: Fees, nonces: Nonces, planned: Sequence[_Planned]
+    settings: EthereumSettings,
+    signer: Signer,
+    offers: Mapping[Urgency, Fees],
+    nonces: Nonces,
+    planned: Sequence[_Planned],
 ) -> list[SignedTransaction]:
     """Sign with consecutive nonces, in order."""
     calls = [_call(settings, signer.address, one, nonces.take()) for one in planned]
     reach(Point.BUILD_NUMBERED)
     purposes = [Purpose(one.id, one.kind, one.payouts, settings.usdc) for one in planned]
-    signatures = await sign_calls(signer, settings.chain_id, fees, list(zip(calls, purposes, strict=True)))
+    signatures: list[Signed] = []
+    wanted = zip(planned, calls, purposes, strict=True)
+    # As many questions to the signer as there are urgencies: the planned are in their order.
+    for urgency, some in groupby(wanted, key=lambda one: one[0].urgency):
+        asked = [(call, purpose) for _, call, purpose in some]
+        signatures += await sign_calls(signer, settings.chain_id, offers[urgency], asked)
     signed = [
         SignedTransaction(one.id, one.kind, one.payouts, signature.raw, signature.hash, call.nonce)
         for one, call, signature in zip(planned, calls, signatures, strict=True)

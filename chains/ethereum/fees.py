@@ -42,7 +42,12 @@ def next_base_fee(history: Any) -> int:
 
 def highest(urgencies: Iterable[Urgency]) -> Urgency:
     """What a transaction that carries several payments is sent with; NORMAL where it carries none."""
-    return max(urgencies, key=_URGENCIES.index, default=Urgency.NORMAL)
+    return max(urgencies, key=rank, default=Urgency.NORMAL)
+
+
+def rank(urgency: Urgency) -> int:
+    """The more urgent, the higher."""
+    return _URGENCIES.index(urgency)
 
 
 def offers(history: Any, settings: EthereumSettings) -> Mapping[Urgency, Fees]:

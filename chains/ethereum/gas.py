@@ -15,6 +15,7 @@ from eth_utils.crypto import keccak
 
 from chains.ethereum.rpc import Call, Rpc, RpcError, octets, quantity
 from chains.ethereum.transactions import GAS_CAP
+from core.settings import EthereumSettings
 
 # The predeploy of every OP-stack chain that tells what the data of a transaction costs.
 _ORACLE: Final = "0x420000000000000000000000000000000000000F"
@@ -32,6 +33,14 @@ async def self_transfer_gas(rpc: Rpc, address: str) -> int:
     call = {"from": address, "to": address, "value": "0x0", "data": "0x"}
     estimate = quantity(await rpc.call("eth_estimateGas", call))
     return min(estimate * 5 // 4 + _DELEGATED, GAS_CAP)
+
+
+async def gas_for(rpc: Rpc, settings: EthereumSettings, address: str, execution: int) -> int:
+    """A gas limit for what takes no more than `execution`, with the data's share where gas pays for data
+    (`transfer_gas` 0). Raises `ChainUnavailable`."""
+    if settings.transfer_gas:
+        return execution
+    return min(execution + await self_transfer_gas(rpc, address), GAS_CAP)
 
 
 def charged(receipt: Mapping[str, Any]) -> int:

@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import calldata
+from chains.ethereum.gas import gas_for
 from chains.ethereum.recently import Recently
 from chains.ethereum.rpc import Rpc, octets
 from chains.ethereum.transactions import Call, delegation_code, sign_call, sign_delegation
@@ -149,7 +150,8 @@ async def _delegates(wallet: _Wallet, delegate: str) -> bool:
 
 
 async def _delegate(wallet: _Wallet, delegate: str) -> list[str]:
-    begun = await _begin(wallet, TransactionKind.DELEGATION, _DELEGATION_GAS)
+    gas = await gas_for(wallet.rpc, wallet.settings, wallet.address, _DELEGATION_GAS)
+    begun = await _begin(wallet, TransactionKind.DELEGATION, gas)
     if begun is None:
         return []
     nonces, state = begun
@@ -159,15 +161,14 @@ async def _delegate(wallet: _Wallet, delegate: str) -> list[str]:
     signer = await wallet.signers.signer(wallet.address)
     nonce = nonces.take(2)
     id = new_id("ctx")
-    signed = await sign_delegation(
-        signer, wallet.settings.chain_id, state.fees, nonce, delegate, _DELEGATION_GAS, id
-    )
+    signed = await sign_delegation(signer, wallet.settings.chain_id, state.fees, nonce, delegate, gas, id)
     transaction = SignedTransaction(id, TransactionKind.DELEGATION, (), signed.raw, signed.hash, nonce)
     return await _store(wallet, nonces, state, transaction)
 
 
 async def _approve(wallet: _Wallet, spender: str) -> list[str]:
-    begun = await _begin(wallet, TransactionKind.APPROVAL, _APPROVAL_GAS)
+    gas = await gas_for(wallet.rpc, wallet.settings, wallet.address, _APPROVAL_GAS)
+    begun = await _begin(wallet, TransactionKind.APPROVAL, gas)
     if begun is None:
         return []
     nonces, state = begun
@@ -179,7 +180,7 @@ async def _approve(wallet: _Wallet, spender: str) -> list[str]:
     if amount:
         await _check_code(wallet, spender, calldata.allowance_runtime())
     signer = await wallet.signers.signer(wallet.address)
-    call = Call(nonces.take(), settings.usdc, calldata.approve(spender, amount), _APPROVAL_GAS)
+    call = Call(nonces.take(), settings.usdc, calldata.approve(spender, amount), gas)
     id = new_id("ctx")
     purpose = Purpose(id, TransactionKind.APPROVAL, token=settings.usdc)
     signed = await sign_call(signer, settings.chain_id, state.fees, call, purpose)

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import log
 from chains.ethereum import calldata
+from chains.ethereum.gas import charged
 from chains.ethereum.rpc import digest, octets, quantity
 from chains.log import Attempt, Mined
 from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind
@@ -56,7 +57,7 @@ def _mined(attempt: Attempt, receipt: Any, payouts: Sequence[Payout]) -> Mined:
         block_number=quantity(receipt["blockNumber"]),
         block_hash=digest(receipt["blockHash"]),
         succeeded=succeeded,
-        fee=quantity(receipt["gasUsed"]) * quantity(receipt["effectiveGasPrice"]),
+        fee=charged(receipt),
         results=tuple(
             PayoutResult(
                 payout.reference,
