@@ -23,7 +23,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from statistics import mean
+from statistics import mean, median
 from tempfile import TemporaryDirectory
 from typing import Any, Final
 
@@ -55,9 +55,10 @@ ITEMS_A_REQUEST: Final = 1_000
 REQUESTS_AT_ONCE: Final = 2
 LOOK_SECONDS: Final = 0.2
 WITHIN_SECONDS: Final = 120
+LONE_PAYMENTS: Final = 20
 
 # Plain payments need room for more transactions in flight than batches do.
-_SINGLE: Final = (
+SINGLE: Final = (
     ("COFFER_ETHEREUM__BATCH_SIZE", "1"),
     ("COFFER_ETHEREUM__MAX_IN_FLIGHT", "20000"),
     ("COFFER_SOLANA__BATCH_SIZE", "1"),
@@ -76,13 +77,17 @@ async def run(progress: Progress) -> dict[str, Any]:
     async with Coffer(tuning=Tuning(block_seconds=1.0)) as coffer:
         batched = await Bench.open(coffer)
         figures |= await _costs(batched, progress)
+        figures["post_to_broadcast_ms_p50"] = await _post_to_broadcast(batched, progress)
         ethereum = await batched.measure(ChainName.ETHEREUM, ETHEREUM_BATCHED, progress)
         baselines.append(await _presigned_ethereum(coffer, batched, progress))
         solana_batched = await batched.measure(ChainName.SOLANA, SOLANA_TRANSACTIONS * SOLANA_BATCH, progress)
         solana_baselines = [await _presigned_surfpool(progress, bare=False)]
+        capacity = await _block_capacity(coffer, figures["gas_single_known"])
+        figures["block_capacity_single_per_s"] = round(capacity, 1)
+        figures["confirmed_over_block_capacity"] = round(ethereum / capacity, 2)
         await batched.check()
     progress("payments one by one")
-    async with Coffer(tuning=Tuning(block_seconds=1.0, settings=_SINGLE)) as coffer:
+    async with Coffer(tuning=Tuning(block_seconds=1.0, settings=SINGLE)) as coffer:
         single = await Bench.open(coffer)
         baselines.append(await _presigned_ethereum(coffer, single, progress))
         ethereum_plain = await single.measure(ChainName.ETHEREUM, ETHEREUM_SINGLE, progress)
@@ -171,13 +176,13 @@ class Bench:
         self.asked[chain] += len(recipients)
         self.received[chain].update(recipients)
         ids = [id for part in created for id in part]
-        await self._wait(chain, ("RESERVED", "BROADCAST"))
+        await self.wait(chain, ("RESERVED", "BROADCAST"))
         return ids
 
     async def check(self) -> None:
         """Wait until everything is final, and hold books, chains and recipients against each other."""
         for chain in ChainName:
-            await self._wait(chain, ("RESERVED", "BROADCAST", "CONFIRMED"))
+            await self.wait(chain, ("RESERVED", "BROADCAST", "CONFIRMED"))
             statuses = await self.rows(
                 "SELECT status, count(*) FROM payment_intent WHERE chain = :chain GROUP BY status",
                 chain=chain.value,
@@ -224,7 +229,7 @@ class Bench:
         finally:
             await database.close()
 
-    async def _wait(self, chain: ChainName, statuses: Sequence[str]) -> None:
+    async def wait(self, chain: ChainName, statuses: Sequence[str]) -> None:
         """Until no payment of the chain has one of `statuses`."""
         database = Database.connect(self.coffer.urls.worker, 1)
         waiting = text(
@@ -284,6 +289,43 @@ async def _costs(bench: Bench, progress: Progress) -> dict[str, float]:
     }
     progress(", ".join(f"{name} {cost:g}" for name, cost in costs.items()))
     return costs
+
+
+async def _post_to_broadcast(bench: Bench, progress: Progress) -> float:
+    """Milliseconds from the request of a lone payment to the node's answer that it has its bytes, with
+    nothing else to do: the median of `LONE_PAYMENTS` on Ethereum, one after the other."""
+    first = bench.coffer.seeded.first
+    url = f"{bench.coffer.api_url}/v1/orgs/{first.org_id}/payment-intents"
+    took: list[float] = []
+    async with httpx.AsyncClient(
+        timeout=WITHIN_SECONDS, trust_env=False, headers={"Authorization": f"Bearer {first.api_key}"}
+    ) as client:
+        for to in bench.known[ChainName.ETHEREUM][:LONE_PAYMENTS]:
+            body = {"chain": "ethereum", "amount": "0.000001", "currency": "USDC", "to": to}
+            asked_at = time.time()
+            answer = await client.post(url, json=body, headers={"Idempotency-Key": secrets.token_hex(12)})
+            answer.raise_for_status()
+            bench.asked[ChainName.ETHEREUM] += 1
+            bench.received[ChainName.ETHEREUM][to] += 1
+            await bench.wait(ChainName.ETHEREUM, ("RESERVED", "BROADCAST"))
+            ((sent_at,),) = await bench.rows(
+                """
+                SELECT extract(epoch FROM min(attempt.sent_at)) FROM chain_attempt AS attempt
+                    JOIN payment_intent AS intent ON intent.transaction_id = attempt.transaction_id
+                WHERE intent.id = :id
+                """,
+                id=answer.json()["id"],
+            )
+            took.append((float(sent_at) - asked_at) * 1000)
+    progress(f"ethereum: a lone payment is broadcast {median(took):.0f} ms after it was asked for")
+    return round(median(took), 1)
+
+
+async def _block_capacity(coffer: Coffer, gas: float) -> float:
+    """Plain transfers to known recipients a second that the blocks have room for."""
+    url = coffer.infrastructure.ethereum_rpc_url
+    block = await jsonrpc.call(url, "eth_getBlockByNumber", "latest", False)
+    return int(block["gasLimit"], 16) / gas / coffer.tuning.block_seconds
 
 
 async def _gas(bench: Bench, recipients: Sequence[str]) -> float:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Final
 import typer
 import uvloop
 
-from benchmarks import api, ledger, memory, pipeline
+from benchmarks import api, following, ledger, memory, pipeline
 from benchmarks.machine import describe
 from core.json import encode
 from sandbox.coffer import Coffer, Tuning
@@ -76,10 +76,14 @@ async def _api(progress: Progress) -> Figures:
         )
 
 
+async def _pipeline(progress: Progress) -> Figures:
+    return await pipeline.run(progress) | await following.run(progress)
+
+
 _BENCHES: Final[dict[str, Callable[[Progress], Awaitable[Figures]]]] = {
     "ledger": ledger.run_alone,
     "api": _api,
-    "pipeline": pipeline.run,
+    "pipeline": _pipeline,
     "memory": memory.run,
 }
 
