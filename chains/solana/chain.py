@@ -8,7 +8,17 @@ from uuid import UUID
 from solders.pubkey import Pubkey
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import Built, ChainName, Gathering, Head, Payout, Progress
+from chains.protocol import (
+    Built,
+    ChainName,
+    Gathering,
+    Head,
+    Inbound,
+    Opening,
+    Payout,
+    Progress,
+    Transfer,
+)
 from chains.signers import Curve, Signers
 from chains.solana import accounts, addresses
 from chains.solana.building import Builder

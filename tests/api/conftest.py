@@ -17,7 +17,7 @@ from uuid_utils.compat import uuid7
 
 from api.app import create_app
 from chains.ethereum.chain import Ethereum
-from chains.protocol import Chain, ChainName, Head
+from chains.protocol import Chain, ChainName, Head, Opening
 from chains.solana.chain import Solana
 from core.database import Database
 from core.money import USDC
@@ -56,6 +56,9 @@ class OfflineEthereum(Ethereum):
     async def native_balance(self, address: str) -> int:
         return 10**20
 
+    async def opening(self, address: str) -> Opening:
+        return Opening(90, FUNDS, 10**20)
+
 
 class OfflineSolana(Solana):
     """Checks addresses as ever; its node says that every treasury is rich."""
@@ -68,6 +71,9 @@ class OfflineSolana(Solana):
 
     async def native_balance(self, address: str) -> int:
         return 10**12
+
+    async def opening(self, address: str) -> Opening:
+        return Opening(69, FUNDS, 10**12)
 
 
 def offline_chains(settings: Settings) -> dict[ChainName, Chain]:
