@@ -9,6 +9,7 @@ import asyncio
 import base64
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import httpx
@@ -23,8 +24,9 @@ from chains.ethereum.transactions import Call, sign_calls
 from chains.protocol import Payout, TransactionKind
 from chains.signers import Purpose
 from chains.signers.keystore import Secp256k1Signer
-from chains.solana import transactions
-from chains.solana.addresses import token_account
+from chains.solana import formats, transactions
+from chains.solana.formats import Budget, Format
+from chains.solana.tokens import Token
 from chains.solana.transactions import Transfer
 from core.identifiers import new_id
 from sandbox import anvil, jsonrpc, solana
@@ -117,19 +119,19 @@ def _signed(
     payer: Keypair, mint: Mint, recipient: str, amount: int, blockhash: Hash, *, bare: bool
 ) -> tuple[str, str]:
     """Signature and base64 of a transfer; the amount makes it differ from every other."""
-    owner, source = Pubkey.from_string(recipient), token_account(str(payer.pubkey()), mint.address)
+    owner, token = Pubkey.from_string(recipient), Token(mint.address)
     transfer = Transfer(
-        Payout(str(amount), recipient, amount), owner, token_account(recipient, mint.address), creates=False
+        Payout(str(amount), recipient, amount), owner, token.account_of(recipient), creates=False
     )
     drafted = transactions.draft(
-        payer.pubkey(), source, mint.address, [transfer], new_id("ctx"), _COMPUTE_UNITS, 0
+        payer.pubkey(), token, [transfer], new_id("ctx"), Format.V1, Budget(_COMPUTE_UNITS, 0)
     )
     if bare:
         pays = [step for step, payout in zip(drafted.instructions, drafted.serves, strict=True) if payout]
-        drafted = transactions.Draft(tuple(pays), (transfer.payout,))
+        drafted = replace(drafted, instructions=tuple(pays), serves=(transfer.payout,))
     message = transactions.message(payer.pubkey(), drafted, blockhash)
-    signature = payer.sign_message(bytes(message))
-    return str(signature), base64.b64encode(b"\x01" + bytes(signature) + bytes(message)).decode()
+    signature = payer.sign_message(formats.payload(message))
+    return str(signature), base64.b64encode(formats.signed(message, bytes(signature))).decode()
 
 
 async def _push(node: httpx.AsyncClient, url: str, signed: Sequence[tuple[str, str]]) -> None:

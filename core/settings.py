@@ -163,13 +163,13 @@ class SolanaSettings(RpcSettings):
     usdc: str = Field(description="Address of the USDC mint.")
     transaction_format: Literal["auto", "legacy", "v0", "v1"] = Field(
         default="auto",
-        description="Format of transactions; `auto` is v1 where the cluster takes it, and legacy elsewhere.",
+        description="Format of transactions; `auto` and `v1` are v1 where the cluster takes it, else v0.",
     )
     batch_size: int = Field(
         default=59,
         ge=1,
         le=59,
-        description="Most payments in one transaction. As v1 59 fit, 12 to new recipients; as legacy 18 and 9.",
+        description="Most payments in one transaction. As v1 59 fit, 12 to new recipients; else 18 and 9.",
     )
     token_batch: bool = Field(
         default=True, description="Make one instruction of a transaction's transfers (SIMD-0266)."

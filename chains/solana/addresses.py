@@ -1,7 +1,8 @@
 """Addresses of Solana: which text is a wallet that USDC can be paid to.
 
 A wallet is a public key on the ed25519 curve. Its tokens lie in the associated token account, whose address
-is derived (https://www.solana-program.com/docs/associated-token-account).
+is derived (https://www.solana-program.com/docs/associated-token-account). What is off the curve belongs to a
+program: a multisig's vault, or a token account. No text tells which; a setting decides whether it is taken.
 """
 
 from __future__ import annotations
@@ -30,8 +31,10 @@ _PROGRAMS: Final = {
 }
 
 
-def checked(text: str, mint: Pubkey) -> str:
-    """`text` as a wallet's address. Raises `InvalidAddress`, its message naming what is wrong."""
+def checked(text: str, mint: Pubkey, *, off_curve: bool = False) -> str:
+    """`text` as a wallet's address, or with `off_curve` as any.
+
+    Raises `InvalidAddress`, its message naming what is wrong."""
     if _ETHEREUM.fullmatch(text):
         raise invalid_address("is an address of Ethereum, not of Solana")
     if not _BASE58.fullmatch(text):
@@ -41,18 +44,23 @@ def checked(text: str, mint: Pubkey) -> str:
         raise invalid_address(f"is {_PROGRAMS[key]}, which nobody can spend from")
     if key == mint:
         raise invalid_address("is the USDC token itself")
-    if not key.is_on_curve():
+    if not off_curve and not key.is_on_curve():
         raise invalid_address(
             "is off the ed25519 curve: a program-derived address or a token account, not a wallet"
         )
     return str(key)
 
 
+def token_account(owner: str, mint: Pubkey, program: Pubkey = TOKEN_PROGRAM_ID) -> Pubkey:
+    """The associated token account of the wallet `owner`, for a mint of `program`."""
+    return derived_account(owner, mint, program)[0]
+
+
 @lru_cache(maxsize=65_536)
-def token_account(owner: str, mint: Pubkey) -> Pubkey:
-    """The associated token account of the wallet `owner`."""
-    seeds = [bytes(Pubkey.from_string(owner)), bytes(TOKEN_PROGRAM_ID), bytes(mint)]
-    return Pubkey.find_program_address(seeds, ASSOCIATED_TOKEN_PROGRAM_ID)[0]
+def derived_account(owner: str, mint: Pubkey, program: Pubkey) -> tuple[Pubkey, int]:
+    """The same with the seed (bump) that it was found with: 255 less one for every address that was tried."""
+    seeds = [bytes(Pubkey.from_string(owner)), bytes(program), bytes(mint)]
+    return Pubkey.find_program_address(seeds, ASSOCIATED_TOKEN_PROGRAM_ID)
 
 
 def _decoded(text: str) -> Pubkey:

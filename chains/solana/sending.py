@@ -11,16 +11,16 @@ import base64
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from solders.message import Message
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import answers, log
 from chains.answers import Sending
+from chains.endpoints import silence
 from chains.log import Answer, clean
-from chains.protocol import ChainName, ChainUnavailable, Payout, SignedTransaction, TransactionKind
+from chains.protocol import ChainName, ChainUnavailable, Payout, SignedTransaction, TransactionKind, Urgency
 from chains.signers import Purpose, Signers
-from chains.solana import stored, transactions
-from chains.solana.building import Blockhash, Builder
+from chains.solana import formats, stored, transactions
+from chains.solana.cluster import Blockhash, Cluster
 from chains.solana.history import Expired, History
 from chains.solana.rpc import Rpc, RpcError
 from core.faults import Point, reach
@@ -37,12 +37,12 @@ class Sender:
     """Sends what is in the log. It is told what by the log alone."""
 
     def __init__(
-        self, settings: SolanaSettings, rpc: Rpc, signers: Signers, builder: Builder, history: History
+        self, settings: SolanaSettings, rpc: Rpc, signers: Signers, cluster: Cluster, history: History
     ) -> None:
         self._settings = settings
         self._rpc = rpc
         self._signers = signers
-        self._builder = builder
+        self._cluster = cluster
         self._history = history
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
@@ -81,20 +81,23 @@ class Sender:
                 if one.sending is not Sending.SENT:
                     logger.warning("broadcast_refused", hash=hash, judged=one.sending.value, error=one.error)
             await log.mark(session, ChainName.SOLANA, said)
-            if any(answer is not None and not isinstance(answer, RpcError) for answer in answered.values()):
+            if any(silence(each) is not None for each in answered.values()):
                 return False
         return True
 
-    async def _post(self, attempts: Sequence[stored.Bytes]) -> dict[str, ChainUnavailable | None]:
-        """Send those that have not expired; None for what the node took, else what came of it, which is an
-        `RpcError` if the node answered at all; by signature."""
+    async def _post(self, attempts: Sequence[stored.Bytes]) -> dict[str, list[ChainUnavailable | None]]:
+        """Send those that have not expired; None for each endpoint that took them, else what came of it,
+        which is an `RpcError` if the node answered at all; by signature."""
         try:
             height = await self._rpc.number("getBlockHeight", "confirmed")
         except ChainUnavailable as error:
-            return dict.fromkeys((one.hash for one in attempts), ChainUnavailable(str(error)))
+            return {one.hash: [ChainUnavailable(str(error))] for one in attempts}
         alive = [one for one in attempts if height <= one.expires_at]
-        answered = await self._rpc.answers([_sending(one.raw) for one in alive])
-        return {one.hash: _refusal(answer, one.hash) for one, answer in zip(alive, answered, strict=True)}
+        answered = await self._rpc.send([_sending(one.raw) for one in alive])
+        return {
+            one.hash: [_refusal(answer, one.hash) for answer in each]
+            for one, each in zip(alive, answered, strict=True)
+        }
 
     async def _renew(self, session: AsyncSession, expired: Sequence[stored.Bytes], finalized: int) -> None:
         """Sign anew those of `expired` that can never be mined any more. `finalized` is a slot.
@@ -107,9 +110,9 @@ class Sender:
             asked = [_expired(one, attempts[one.transaction_id]) for one in expired]
             lost = await self._history.never_mined(asked, finalized)
             if lost:
-                latest = await self._builder.latest_blockhash()
+                latest = await self._cluster.latest_blockhash()
             addresses = {one.address for one in expired if one.transaction_id in lost}
-            prices = {address: await self._builder.price(address) for address in addresses}
+            prices = {address: (await self._cluster.prices(address))[Urgency.HIGH] for address in addresses}
         if not lost:
             return
         reach(Point.RENEW_PROVEN)
@@ -136,7 +139,7 @@ class Sender:
     async def _signed_anew(
         self, one: stored.Bytes, payouts: tuple[Payout, ...], latest: Blockhash, price: int
     ) -> SignedTransaction:
-        made: Message = transactions.renewed(one.raw, latest.hash, price)
+        made = formats.renewed(one.raw, latest.hash, price)
         kind = TransactionKind.TRANSFER if len(payouts) == 1 else TransactionKind.BATCH
         purpose = Purpose(one.transaction_id, kind, payouts, self._settings.usdc)
         hash, raw = await transactions.sign(made, await self._signers.signer(one.address), purpose)
@@ -154,14 +157,18 @@ def _sending(raw: bytes) -> tuple[str, list[Any]]:
     return "sendTransaction", [base64.b64encode(raw).decode(), options]
 
 
-def _judged(refusal: ChainUnavailable | None) -> Answer:
-    """The class of what `_refusal` told."""
-    if refusal is None:
+def _judged(refusals: Sequence[ChainUnavailable | None]) -> Answer:
+    """The class of what `_refusal` told of each endpoint's answer."""
+    errors = [one for one in refusals if one is not None]
+    if len(errors) < len(refusals):
         return Answer(Sending.SENT)
-    if not isinstance(refusal, RpcError):
-        return Answer(Sending.MAYBE_SENT, str(refusal))
-    verdict = answers.of_error(ChainName.SOLANA, refusal.code, refusal.message, refusal.data)
-    return Answer(verdict.sending, str(refusal))
+    verdicts = [
+        answers.of_error(ChainName.SOLANA, one.code, one.message, one.data)
+        if isinstance(one, RpcError)
+        else answers.UNKNOWN
+        for one in errors
+    ]
+    return Answer(answers.combined(verdicts).sending, str(errors[0]))
 
 
 def _refusal(answer: Any, hash: str) -> ChainUnavailable | None:

@@ -258,8 +258,9 @@ async def stored(wallet: Wallet, count: int) -> None:
     chain = Solana(
         settings_for(wallet.mint, batch_size=1, max_in_flight=200), OneKey(Ed25519Signer(wallet.key.secret()))
     )
-    for _ in range(0, count, 50):
-        await wallet.store(payouts(50), chain)
+    many = payouts(count)
+    for at in range(0, count, 50):
+        await wallet.store(many[at : at + 50], chain)
     await chain.close()
 
 

@@ -14,7 +14,7 @@ from spl.token.models import AuthorityType, SetAuthorityParams
 
 from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind, TransactionStatus
 from chains.signers.keystore import Ed25519Signer
-from chains.solana import Solana, transactions
+from chains.solana import Solana
 from chains.solana.rpc import Rpc, RpcError
 from sandbox import solana
 from tests.chains.solana.wallets import FEE, RENT, SOL, USDC, OneKey, Wallet, known, payouts, settings_for
@@ -48,19 +48,42 @@ async def test_each_step_is_told_once(wallet: Wallet) -> None:
     assert await wallet.follow() == []
 
 
-async def test_many_known_recipients_share_a_transaction_and_its_fee(wallet: Wallet) -> None:
-    paid = payouts(18)
+@pytest.mark.parametrize(("format", "count"), [("legacy", 18), ("v0", 18), ("v1", 59), ("auto", 59)])
+async def test_many_known_recipients_share_a_transaction_and_its_fee(
+    wallet: Wallet, format: str, count: int
+) -> None:
+    paid = payouts(count)
     await known(wallet.mint, paid)
-    built = await wallet.pay(paid)
-    assert [len(one.payouts) for one in built.transactions] == [18]
+    chain = wallet.another(transaction_format=format)
+    built = await wallet.pay(paid, chain)
+    await chain.close()
+    assert [len(one.payouts) for one in built.transactions] == [count]
     (step,) = await wallet.followed(CONFIRMED)
-    assert (step.fee, step.rent, len(step.results)) == (FEE, 0, 18)
-    assert await wallet.balances(paid) == [USDC] * 18
-    assert (await wallet.usdc(), await wallet.lamports()) == (982 * USDC, SOL - FEE)
+    assert (step.fee, step.rent, len(step.results)) == (FEE, 0, count)
+    assert step.fee / count <= 0.06 * FEE
+    assert await wallet.balances(paid) == [USDC] * count
+    assert (await wallet.usdc(), await wallet.lamports()) == ((1_000 - count) * USDC, SOL - FEE)
+
+
+@pytest.mark.parametrize(("format", "count"), [("v0", 9), ("v1", 12)])
+@pytest.mark.parametrize("together", [True, False])
+async def test_recipients_without_an_account_share_a_transaction_too(
+    wallet: Wallet, format: str, count: int, together: bool
+) -> None:
+    paid = payouts(count)
+    chain = wallet.another(transaction_format=format, token_batch=together)
+    built = await wallet.pay(paid, chain)
+    await chain.close()
+    # Instructions of their own count towards the 64 that may run.
+    share = min(count, 10) if not together else count
+    assert len(built.transactions[0].payouts) == share
+    told = await wallet.followed(CONFIRMED, len(built.transactions))
+    assert sum(one.rent for one in told if one.status is CONFIRMED) == count * RENT
+    assert await wallet.balances(paid) == [USDC] * count
 
 
 async def test_the_priority_fee_is_in_the_fee(wallet: Wallet) -> None:
-    settings = settings_for(wallet.mint, compute_unit_price=100_000)
+    settings = settings_for(wallet.mint, compute_unit_price=100_000, transaction_format="v0")
     chain = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
     await wallet.pay(payouts(1), chain)
     await chain.close()
@@ -88,7 +111,7 @@ async def test_what_only_simulation_finds_is_taken_out_alone(
 
     async def freeze_after_reading(self: Rpc, method: str, *params: Any) -> Any:
         answer = await call(self, method, *params)
-        if method == "getMultipleAccounts":
+        if method == "getMultipleAccounts" and len(params[0]) > 1:
             await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
         return answer
 
@@ -112,7 +135,7 @@ async def test_a_recipient_frozen_after_the_build_fails_all_and_the_others_are_p
     # The batch does not tell which of its transfers failed: simulated again, the culprit is found.
     assert [(result.paid, result.retry) for result in told[1].results] == [(False, True)] * 2
     assert {result.error for result in told[1].results} == {
-        'the transaction of this and other payments failed: instruction 1: account is frozen ({"Custom":17})'
+        'the transaction of this and other payments failed: instruction 0: account is frozen ({"Custom":17})'
     }
     assert await wallet.balances(paid) == [0, 0]
     assert (await wallet.usdc(), await wallet.lamports()) == (1_000 * USDC, SOL - FEE)
@@ -122,19 +145,18 @@ async def test_a_recipient_frozen_after_the_build_fails_all_and_the_others_are_p
     assert await wallet.balances(paid) == [USDC, 0]
 
 
-async def test_only_the_payment_at_fault_fails_for_good(
-    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_only_the_payment_at_fault_fails_for_good(wallet: Wallet) -> None:
     paid = payouts(3)
     await known(wallet.mint, paid)
-    draft = transactions.draft
-    monkeypatch.setattr(transactions, "draft", lambda *given, together: draft(*given))
-    built = await wallet.store(paid)
+    settings = settings_for(wallet.mint, token_batch=False)
+    chain = Solana(settings, OneKey(Ed25519Signer(wallet.key.secret())))
+    built = await wallet.store(paid, chain)
+    await chain.close()
     await wallet.mint.freeze(Pubkey.from_string(paid[1].to))
     await wallet.send(built)
     confirmed, finalized = await wallet.followed(FINALIZED)
     assert finalized.results == confirmed.results
-    at_fault = 'instruction 2: account is frozen ({"Custom":17})'
+    at_fault = 'instruction 1: account is frozen ({"Custom":17})'
     others = f"the transaction of this and other payments failed: {at_fault}"
     assert finalized.results == (
         PayoutResult("pi_0", False, others, retry=True),
@@ -150,14 +172,14 @@ async def test_a_payment_alone_in_its_transaction_fails_for_good(wallet: Wallet)
     await wallet.mint.freeze(Pubkey.from_string(payout.to))
     await wallet.send(built)
     told = await wallet.followed(FINALIZED)
-    error = 'instruction 1: account is frozen ({"Custom":17})'
+    error = 'instruction 0: account is frozen ({"Custom":17})'
     assert told[-1].results == (PayoutResult("pi_0", False, error),)
 
 
 async def test_what_is_no_wallet_is_refused(wallet: Wallet) -> None:
     mint = Payout("mint", str((await create_other_mint(wallet)).address), USDC)
     built = await wallet.store([mint, *payouts(1)])
-    assert [(one.reference, one.code) for one in built.rejected] == [("mint", "InvalidRecipient")]
+    assert [(one.reference, one.code) for one in built.rejected] == [("mint", "RecipientIsToken")]
     assert len(built.transactions) == 1
 
 
@@ -181,7 +203,7 @@ async def test_a_token_account_that_was_given_away_is_not_paid(wallet: Wallet) -
         recipient,
     )
     built = await wallet.store([Payout("given away", str(recipient.pubkey()), USDC)])
-    assert [one.code for one in built.rejected] == ["InvalidRecipient"]
+    assert [one.code for one in built.rejected] == ["RecipientAccountReassigned"]
     assert built.transactions == []
 
 

@@ -53,6 +53,10 @@ class Wallet:
     def address(self) -> str:
         return str(self.key.pubkey())
 
+    def another(self, **changes: Any) -> Solana:
+        """The same wallet under other settings; to be closed."""
+        return Solana(settings_for(self.mint, **changes), OneKey(Ed25519Signer(self.key.secret())))
+
     async def store(self, payouts: Sequence[Payout], chain: Solana | None = None) -> Built:
         """Build and commit, and send nothing."""
         async with self.database.everything() as session:
@@ -131,9 +135,7 @@ def settings_for(mint: solana.Mint, **changes: Any) -> SolanaSettings:
 
 def payouts(count: int, amount: int = USDC, first: int = 0) -> list[Payout]:
     """To as many fresh wallets; `first` numbers the references, since a payment is made once."""
-    return [
-        Payout(f"pi_{number}", str(Keypair().pubkey()), amount) for number in range(first, first + count)
-    ]
+    return [Payout(f"pi_{number}", str(Keypair().pubkey()), amount) for number in range(first, first + count)]
 
 
 async def known(mint: solana.Mint, paid: Sequence[Payout]) -> None:
