@@ -6,19 +6,20 @@ import base64
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import httpx
 from solders.pubkey import Pubkey
 
 from chains.protocol import ChainName
 from sandbox import jsonrpc
+from sandbox.solana import Mint
 from sandbox.torture.payments import Paid, Traffic
 from sandbox.torture.world import World
 
 SETTLED: Final = ("FINALIZED", "FAILED", "CANCELED")
 _AT_ONCE: Final = 100
-_INTENTS: Final = """
+INTENTS: Final = """
     SELECT id, chain, status, recipient, amount, failure_code, failure_message, reference,
            transaction_id, transaction_hash
     FROM payment_intent ORDER BY id
@@ -44,6 +45,20 @@ _TOTALS: Final = """
            sum(debits_pending + credits_pending) AS pending
     FROM ledger_account GROUP BY currency ORDER BY currency
 """
+
+
+class Audited(Protocol):
+    """What is compared: the two nodes, the token on each, and a database as its owner."""
+
+    @property
+    def ethereum(self) -> str: ...
+    @property
+    def solana(self) -> str: ...
+    @property
+    def usdc(self) -> str: ...
+    @property
+    def mint(self) -> Mint: ...
+    async def rows(self, sql: str, **given: Any) -> list[Any]: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +88,7 @@ class Verdict:
 
 async def audit(world: World, traffic: Traffic) -> Verdict:
     """Compare. Reads the nodes past the proxies, and the database as its owner."""
-    intents = {row.id: row for row in await world.rows(_INTENTS)}
+    intents = {row.id: row for row in await world.rows(INTENTS)}
     asked = {payment.id: payment for payment in traffic.payments if payment.id is not None}
     lines = [
         _requests(traffic.payments, intents),
@@ -102,8 +117,8 @@ async def audit(world: World, traffic: Traffic) -> Verdict:
         ),
     ]
     for chain in ChainName:
-        lines += await _received(world, chain, list(intents.values()), traffic.before)
-    lines += await _books(world)
+        lines += await received(world, chain, list(intents.values()), traffic.before)
+    lines += await books(world)
     still = await world.rows(_OPEN)
     lines.append(Line("transactions that are not final", len(still), [str(tuple(row)) for row in still]))
     return Verdict(
@@ -124,8 +139,8 @@ def _requests(payments: Sequence[Paid], intents: dict[str, Any]) -> Line:
     return Line("payments that were asked for", len(payments), wrong)
 
 
-async def _received(
-    world: World, chain: ChainName, intents: Sequence[Any], before: dict[str, int]
+async def received(
+    world: Audited, chain: ChainName, intents: Sequence[Any], before: dict[str, int]
 ) -> list[Line]:
     """On the chain every recipient has what was paid to it by FINALIZED intents, and nothing else."""
     meant: dict[str, int] = defaultdict(int)
@@ -146,7 +161,7 @@ async def _received(
     return [Line(f"{chain}: doubled payments", paid, more), Line(f"{chain}: lost payments", paid, less)]
 
 
-async def _books(world: World) -> list[Line]:
+async def books(world: Audited) -> list[Line]:
     lines = []
     for row in await world.rows(_WALLETS):
         chain = ChainName(row.chain)
@@ -167,14 +182,14 @@ def _differ(books: int, chain: int) -> list[str]:
     return [] if books == chain else [f"{books} ≠ {chain}, {chain - books:+}"]
 
 
-async def _native(world: World, chain: ChainName, address: str) -> int:
+async def _native(world: Audited, chain: ChainName, address: str) -> int:
     if chain is ChainName.ETHEREUM:
         return int(await jsonrpc.call(world.ethereum, "eth_getBalance", address, "latest"), 16)
     answer = await jsonrpc.call(world.solana, "getBalance", address, {"commitment": "confirmed"})
     return int(answer["value"])
 
 
-async def _balances(world: World, chain: ChainName, owners: Sequence[str]) -> dict[str, int]:
+async def _balances(world: Audited, chain: ChainName, owners: Sequence[str]) -> dict[str, int]:
     """USDC of each owner, a hundred a request."""
     found: dict[str, int] = {}
     for start in range(0, len(owners), _AT_ONCE):
@@ -184,8 +199,8 @@ async def _balances(world: World, chain: ChainName, owners: Sequence[str]) -> di
     return found
 
 
-async def _ethereum(world: World, owners: Sequence[str]) -> list[int]:
-    usdc = world.coffer.mints.ethereum.usdc
+async def _ethereum(world: Audited, owners: Sequence[str]) -> list[int]:
+    usdc = world.usdc
     calls = [
         {
             "jsonrpc": "2.0",
@@ -201,9 +216,8 @@ async def _ethereum(world: World, owners: Sequence[str]) -> list[int]:
     return [int(one["result"], 16) for one in sorted(answers, key=lambda one: int(one["id"]))]
 
 
-async def _solana(world: World, owners: Sequence[str]) -> list[int]:
-    mint = world.coffer.mints.solana
-    accounts = [str(mint.account_of(Pubkey.from_string(owner))) for owner in owners]
+async def _solana(world: Audited, owners: Sequence[str]) -> list[int]:
+    accounts = [str(world.mint.account_of(Pubkey.from_string(owner))) for owner in owners]
     options = {"encoding": "base64", "commitment": "confirmed"}
     answer = await jsonrpc.call(world.solana, "getMultipleAccounts", accounts, options)
     # A token account's amount: https://github.com/solana-program/token, `state.rs`.

@@ -21,6 +21,7 @@ from core.database import Database
 from sandbox import anvil, jsonrpc
 from sandbox.coffer import Coffer, Tuning
 from sandbox.processes import Process, free_port
+from sandbox.solana import Mint
 from sandbox.torture.proxy import ChaosProxy
 
 BLOCK_SECONDS: Final = 1
@@ -92,6 +93,14 @@ class World:
     def solana(self) -> str:
         """surfpool itself, past the proxies."""
         return self.coffer.infrastructure.solana_rpc_url
+
+    @property
+    def usdc(self) -> str:
+        return self.coffer.mints.ethereum.usdc
+
+    @property
+    def mint(self) -> Mint:
+        return self.coffer.mints.solana
 
     @property
     def processes(self) -> list[Process]:

@@ -1,0 +1,109 @@
+"""A worker in a process of its own that a test may have die anywhere: it does what the actors do, in turn."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from multiprocessing import get_context
+
+from sqlalchemy import text
+
+from chains.ethereum import broadcasting
+from chains.protocol import Chain, ChainName, ChainUnavailable
+from chains.signers.keystore import Keystore
+from chains.solana import sending
+from core import faults
+from core.database import Database
+from core.settings import Settings
+from sandbox import anvil
+from treasury import dispatch, settlement, sweep
+from treasury.chains import build_chains
+
+PATIENCE = 45.0
+TIMED_OUT = 3
+_UNSETTLED = text(
+    """
+    SELECT (SELECT count(*) FROM payment_intent WHERE status NOT IN ('FINALIZED', 'FAILED', 'CANCELED'))
+         + (SELECT count(*) FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED'))
+    """
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """`environment` are Coffer's settings. `node` is anvil itself, whose blocks the worker mines by hand.
+    `in_parts`: a transaction a request, so that what is sent has several parts."""
+
+    environment: dict[str, str]
+    chain: ChainName
+    wallet_id: str
+    node: str | None = None
+    fault_point: str | None = None
+    in_parts: bool = False
+
+
+async def run(job: Job) -> int:
+    """How a worker ended: 0 when all was settled, 70 at its fault point, `TIMED_OUT` when it gave up."""
+    context = get_context("forkserver")
+    context.set_forkserver_preload(["tests.faults.runner"])
+    process = context.Process(target=_main, args=(job,), daemon=True)
+    process.start()
+    try:
+        await asyncio.to_thread(process.join, PATIENCE + 10)
+        assert process.exitcode is not None, "a worker ends by itself"
+        return process.exitcode
+    finally:
+        process.kill()
+
+
+def settings(environment: dict[str, str]) -> Settings:
+    """Coffer's settings as `environment` and nothing else has them."""
+    kept = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith("COFFER_")}
+    os.environ.update(environment)
+    try:
+        return Settings(_env_file=None)
+    finally:
+        for name in environment:
+            os.environ.pop(name, None)
+        os.environ.update(kept)
+
+
+def _main(job: Job) -> None:
+    broadcasting.UNSENT_SECONDS = 0.0
+    if job.in_parts:
+        broadcasting._AT_ONCE = 1  # type: ignore[misc]
+        sending._SENT_AT_ONCE = 1  # type: ignore[misc]
+    os._exit(asyncio.run(_work(job)))
+
+
+async def _work(job: Job) -> int:
+    given = settings(job.environment)
+    assert given.worker_database_url is not None, "a worker has a database"
+    database = Database.connect(given.worker_database_url, 4)
+    chains = build_chains(given, Keystore.from_settings(given))
+    chain = chains[job.chain]
+    faults.arm(job.fault_point)
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        if await turn(database, chains, chain, job):
+            return 0
+        await asyncio.sleep(0.02)
+    return TIMED_OUT
+
+
+async def turn(database: Database, chains: dict[ChainName, Chain], chain: Chain, job: Job) -> bool:
+    """What the actors do, once each; whether nothing is left to do."""
+    for step in (
+        dispatch.run(database, chains, job.wallet_id, 100),
+        sweep.tend_chain(database, chain),
+        settlement.follow(database, chain),
+    ):
+        with suppress(ChainUnavailable):
+            await step
+    if job.node is not None:
+        await anvil.mine(job.node)
+    async with database.everything() as session:
+        return await session.scalar(_UNSETTLED) == 0
