@@ -19,6 +19,7 @@ from chains.ethereum.wallets import transaction_counts
 from chains.log import Sendable
 from chains.protocol import ChainName, SignedTransaction, TransactionKind, Urgency
 from chains.signers import Purpose, Signers, SignerUnavailable, SigningRefused, UnknownKey
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
@@ -163,7 +164,9 @@ async def _sign(
             attempt.nonce,
             cancels=attempt.cancels,
         )
+        reach(Point.BUMP_SIGNED)
         await log.add_attempts(session, attempt.org_id, ChainName.ETHEREUM, [again], height)
+        reach(Point.BUMP_STORED)
         logger.info(
             "fee_bumped", transactionId=attempt.transaction_id, old=one.old.max_fee, new=one.new.max_fee
         )

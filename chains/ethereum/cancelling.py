@@ -18,6 +18,7 @@ from chains.ethereum.transactions import Call, SignatureError, fees_of, sign_cal
 from chains.log import OrderKind, Sendable
 from chains.protocol import ChainName, SignedTransaction, TransactionKind, Urgency
 from chains.signers import Purpose, Signers, SignerUnavailable, SigningRefused, UnknownKey
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.settings import EthereumSettings
 
@@ -92,6 +93,8 @@ async def _cancel(
     attempt = SignedTransaction(
         first.transaction_id, first.kind, (), signed.raw, signed.hash, first.nonce, cancels=True
     )
+    reach(Point.CANCEL_SIGNED)
     await log.add_attempts(session, first.org_id, ChainName.ETHEREUM, [attempt], height)
+    reach(Point.CANCEL_STORED)
     logger.warning("cancellation_signed", transactionId=first.transaction_id, hash=signed.hash)
     return True

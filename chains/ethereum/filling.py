@@ -22,6 +22,7 @@ from chains.ethereum.transactions import Call, SignatureError, sign_calls
 from chains.ethereum.wallets import lock_nonces, transaction_counts
 from chains.protocol import ChainName, ChainUnavailable, SignedTransaction, TransactionKind, Urgency
 from chains.signers import Purpose, Signers, UnknownKey
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
 from core.settings import EthereumSettings
@@ -136,7 +137,9 @@ async def _fill(
         SignedTransaction(id, TransactionKind.FILL, (), signature.raw, signature.hash, nonce)
         for (id, nonce), signature in zip(planned, signatures, strict=True)
     ]
+    reach(Point.FILL_SIGNED)
     await log.record(session, wallet.org_id, ChainName.ETHEREUM, wallet.address, fills, height)
+    reach(Point.FILL_STORED)
     for one in fills:
         logger.error("nonce_filled", address=wallet.address, nonce=one.nonce, transactionId=one.id)
     return [one.id for one in fills]
