@@ -21,6 +21,7 @@ _COMMANDS: Final = {
     "org": "cli.administration",
     "wallet": "cli.administration",
     "ledger": "cli.ledger",
+    "contracts": "cli.contracts",
 }
 # What the sandbox is made of comes with the extra of that name; a production image leaves it out.
 _SANDBOX_COMMANDS: Final = {

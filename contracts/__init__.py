@@ -24,7 +24,7 @@ class Artifact:
 
 @lru_cache
 def load(name: str) -> Artifact:
-    """The committed artifact of a contract: `TestUSDC`, `USDCProxy` or `BatchPayout`.
+    """The committed artifact of a contract: `TestUSDC`, `USDCProxy`, `BatchPayout` or `AllowancePayout`.
 
     The same object comes back each time: leave its ABI as it is. Any other name raises `FileNotFoundError`.
     """

@@ -26,13 +26,20 @@ class Anvil:
     """
 
     def __init__(
-        self, folder: Path, *, block_seconds: float = 1, slots_in_an_epoch: int = 1, kept: bool = False
+        self,
+        folder: Path,
+        *,
+        block_seconds: float = 1,
+        slots_in_an_epoch: int = 1,
+        kept: bool = False,
+        hardfork: str = HARDFORK,
     ) -> None:
         self.port = free_port()
         self.block_seconds = block_seconds
         self._slots_in_an_epoch = slots_in_an_epoch
         self._folder = folder
         self._kept = kept
+        self._hardfork = hardfork
         self._process: Process | None = None
 
     @property
@@ -55,7 +62,7 @@ class Anvil:
                     *("--host", "127.0.0.1", "--port", str(self.port), "--chain-id", str(CHAIN_ID)),
                     *("--block-time", f"{self.block_seconds:g}"),
                     *("--slots-in-an-epoch", str(self._slots_in_an_epoch)),
-                    *("--gas-limit", str(GAS_LIMIT), "--hardfork", HARDFORK),
+                    *("--gas-limit", str(GAS_LIMIT), "--hardfork", self._hardfork),
                     *("--cache-path", self._folder / "anvil-states", "--quiet"),
                     *(state if self._kept else []),
                 ],

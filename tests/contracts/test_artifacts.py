@@ -6,7 +6,7 @@ from eth_utils.abi import function_signature_to_4byte_selector
 import contracts
 
 
-@pytest.mark.parametrize("name", ["TestUSDC", "USDCProxy", "BatchPayout"])
+@pytest.mark.parametrize("name", ["TestUSDC", "USDCProxy", "BatchPayout", "AllowancePayout"])
 def test_an_artifact_holds_interface_and_both_kinds_of_code(name: str) -> None:
     artifact = contracts.load(name)
     assert artifact.name == name
@@ -26,3 +26,25 @@ def test_an_unknown_contract_is_an_error() -> None:
 @pytest.mark.parametrize("signature", ["pay(bytes32,address,bytes)", "batchPaid(bytes32)"])
 def test_the_payout_code_answers_to_its_calls(signature: str) -> None:
     assert contracts.load("BatchPayout").runtime.find(function_signature_to_4byte_selector(signature)) > 0
+
+
+@pytest.mark.parametrize("signature", ["pay(bytes32,address,bytes)", "batchPaid(address,bytes32)"])
+def test_the_contract_for_allowances_answers_to_its_calls(signature: str) -> None:
+    assert contracts.load("AllowancePayout").runtime.find(function_signature_to_4byte_selector(signature)) > 0
+
+
+def test_the_contract_for_allowances_runs_on_chains_as_old_as_the_merge() -> None:
+    assert _operations(contracts.load("BatchPayout").runtime) & _NEWER
+    assert not _operations(contracts.load("AllowancePayout").runtime) & _NEWER
+
+
+# BLOBHASH, BLOBBASEFEE, TLOAD, TSTORE, MCOPY and PUSH0.
+_NEWER = {0x49, 0x4A, 0x5C, 0x5D, 0x5E, 0x5F}
+
+
+def _operations(code: bytes) -> set[int]:
+    found, at = set(), 0
+    while at < len(code):
+        found.add(code[at])
+        at += 1 + (code[at] - 0x5F if 0x60 <= code[at] <= 0x7F else 0)
+    return found

@@ -7,13 +7,20 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
+import coincurve
 import pytest
+from eth_account import Account
 from eth_utils.crypto import keccak
 
 from chains.ethereum import Ethereum, calldata
 from chains.ethereum.preparing import WrongDelegate, allowance
 from chains.protocol import Payout, TransactionKind
 from chains.signers.keystore import Secp256k1Signer
+from core.database import Database
+from sandbox import anvil, ethereum
+from sandbox.anvil import Anvil
+from sandbox.folders import Folder
+from tests.chains.ethereum.conftest import BY_HAND
 from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, payouts, recipient, settings_for
 
 TRANSFER, BATCH, APPROVAL = TransactionKind.TRANSFER, TransactionKind.BATCH, TransactionKind.APPROVAL
@@ -266,3 +273,28 @@ async def test_without_ether_no_allowance_is_given(allowing: Wallet) -> None:
 async def test_the_payout_contract_is_no_recipient(allowing: Wallet) -> None:
     with pytest.raises(Exception, match="the payout contract"):
         allowing.chain.address(allowing.contracts.allowance_payout)
+
+
+async def test_a_chain_that_knows_no_delegation_pays_in_batches(database: Database) -> None:
+    folder = Folder()
+    node = Anvil(folder.path / "ethereum", block_seconds=BY_HAND, hardfork="cancun")
+    try:
+        await node.start()
+        contracts = await ethereum.deploy(node.rpc_url, Account.create())
+        key = coincurve.PrivateKey()
+        signer = Secp256k1Signer(key.secret)
+        chain = Ethereum(settings_for(contracts, batching="allowance"), OneKey(signer))
+        wallet = Wallet(chain, database, contracts, key, signer.address)
+        await contracts.mint(signer.address, 1_000 * USDC)
+        await anvil.set_balance(node.rpc_url, signer.address, ETHER)
+        await wallet.follow()
+        await approve(wallet)
+        batch = payouts(5)
+        assert [one.kind for one in (await wallet.pay(batch)).transactions] == [BATCH]
+        await wallet.mine()
+        (confirmed,) = await wallet.confirmed()
+        assert [result.paid for result in confirmed.results] == [True] * 5
+        await chain.close()
+    finally:
+        node.kill()
+        folder.release()
