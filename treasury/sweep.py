@@ -28,6 +28,8 @@ _WALLETS = text(
     """  # noqa: S608
 )
 _FORGET_KEYS = text("DELETE FROM idempotency_key WHERE created_at < now() - CAST(:kept AS interval)")
+_FORGET_USAGE = text("DELETE FROM payment_policy_usage WHERE day < current_date - 366")
+_FORGET_RETURNS = text("DELETE FROM payment_policy_return WHERE day < current_date - 366")
 _FORGET_TOKENS = text("DELETE FROM credential WHERE expires_at < now() - interval '1 day'")
 
 
@@ -65,8 +67,10 @@ async def _prepare(database: Database, chain: Chain, org_id: UUID, address: str)
 
 
 async def forget_expired(database: Database) -> None:
-    """Delete idempotency keys and access tokens that are past their time."""
+    """Delete idempotency keys, access tokens and the usage of limits that are past their time."""
     async with database.everything() as session:
         await session.execute(_FORGET_KEYS, {"kept": IDEMPOTENCY_KEPT})
         await session.execute(_FORGET_TOKENS)
+        await session.execute(_FORGET_USAGE)
+        await session.execute(_FORGET_RETURNS)
         await session.commit()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Final
 from uuid import UUID
 
@@ -142,5 +143,5 @@ def listed(lists: Lists, chain: ChainName, recipient: str) -> PolicyRefusal | No
     return RecipientDenied() if verdict is Verdict.DENIED else RecipientNotAllowed()
 
 
-def _int(units: object) -> int | None:
-    return None if units is None else int(str(units))
+def _int(units: Decimal | None) -> int | None:
+    return None if units is None else int(units)
