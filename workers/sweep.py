@@ -6,7 +6,8 @@ import dramatiq
 
 from chains.protocol import ChainName
 from ledger import expiry
-from treasury import sweep
+from treasury import gas, sweep
+from treasury.policies import approvals
 from workers.broker import HINT_MS, broker
 from workers.dispatch import dispatch_wallet
 from workers.runtime import runtime
@@ -27,6 +28,17 @@ async def tend_chain(chain: str) -> None:
 
 
 @dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def watch_gas(chain: str) -> None:
+    """Tell of the wallets of a chain that run low on gas."""
+    here = runtime()
+    ethereum, solana = here.settings.ethereum, here.settings.solana
+    if chain == ChainName.ETHEREUM and ethereum is not None:
+        await gas.watch(here.database, here.chains[ChainName.ETHEREUM], ethereum.gas_alert_wei)
+    elif chain == ChainName.SOLANA and solana is not None:
+        await gas.watch(here.database, here.chains[ChainName.SOLANA], solana.gas_alert_lamports)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
 async def forget_expired() -> None:
     """Delete what is past its time."""
     await sweep.forget_expired(runtime().database)
@@ -36,3 +48,9 @@ async def forget_expired() -> None:
 async def expire_holds() -> None:
     """Give back the holds whose time has run out."""
     await expiry.expire_holds(runtime().database)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def expire_approvals(hours: float) -> None:
+    """Fail payments that waited longer than that for their approvals."""
+    await approvals.expire_approvals(runtime().database, hours)
