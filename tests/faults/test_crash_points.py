@@ -13,13 +13,15 @@ from tests.faults.conftest import Treasury
 
 RENEWAL = {Point.RENEW_PROVEN, Point.RENEW_SIGNED, Point.RENEW_STORED}
 BUMPING = {Point.BUMP_SIGNED, Point.BUMP_STORED}
-# Where what was sent has to be lost first, so that it is signed again.
-UNSENT = RENEWAL | BUMPING
+CANCELING = {Point.CANCEL_SIGNED, Point.CANCEL_STORED}
+FILLING = {Point.FILL_SIGNED, Point.FILL_STORED}
+# Where what was sent has to be lost first, so that something is signed in its place.
+LOST = RENEWAL | BUMPING | CANCELING
 NEVER = {
     (ChainName.ETHEREUM, False): RENEWAL | {Point.PREPARE_STORED},
     (ChainName.ETHEREUM, True): RENEWAL,
-    (ChainName.SOLANA, False): BUMPING | {Point.PREPARE_STORED},
-    (ChainName.SOLANA, True): BUMPING | {Point.PREPARE_STORED},
+    (ChainName.SOLANA, False): BUMPING | CANCELING | FILLING | {Point.PREPARE_STORED},
+    (ChainName.SOLANA, True): BUMPING | CANCELING | FILLING | {Point.PREPARE_STORED},
 }
 CASES = [
     pytest.param(
@@ -46,12 +48,22 @@ async def test_everybody_is_paid_once_whatever_point_it_dies_at(
     in_parts = point is Point.SEND_PART
     if batched and point is not Point.PREPARE_STORED:
         await treasury.prepare()
-    # Parts are of several transactions: more payments than fit into one.
-    await treasury.pay(
-        45 if in_parts and treasury.chain_name is ChainName.SOLANA else 3 if batched or in_parts else 1
-    )
-    if point in UNSENT:
+    if point in FILLING:
+        await treasury.pay(1)
+        await treasury.settled()
+        await treasury.lose_a_nonce()
+    ids = await treasury.pay(_payments(treasury.chain_name, batched, in_parts))
+    if point in LOST:
         treasury.proxy.plan(Fault.SWALLOWED, *SENDING, times=10_000)
+    if point in CANCELING:
+        await treasury.cancel()
     assert await runner.run(treasury.job(point, in_parts=in_parts)) == EXIT_CODE, "the point is reached"
     treasury.proxy.behave()
-    await treasury.settled()
+    await treasury.settled(either=ids if point in CANCELING else ())
+
+
+def _payments(chain: ChainName, batched: bool, in_parts: bool) -> int:
+    """How many: parts are of several transactions, and so of more than fit into one."""
+    if in_parts and chain is ChainName.SOLANA:
+        return 30
+    return 5 if in_parts else 3 if batched else 1
