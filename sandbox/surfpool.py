@@ -12,6 +12,8 @@ Where it differs from a real cluster (seen with 1.5.0):
 - An HTTP request holds one call: an array of calls is refused with -32600.
 - `meta.fee` and `getFeeForMessage` leave out the priority fee; `blockTime` of `getBlock` and `getTransaction`
   is a thousand times too small (`getBlockTime` is right).
+- It takes transactions of version 1, but does not heed the budget in their head: a priority fee is not charged,
+  and an instruction has 200,000 compute units whatever the limit says.
 - `getBlock` of a slot yet to come answers null rather than an error; no slot is ever skipped.
 """
 

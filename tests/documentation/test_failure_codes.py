@@ -69,7 +69,7 @@ def test_codes_are_found_in_every_way_that_they_are_written() -> None:
     assert {
         "AccountFrozen",
         "InsufficientTokenBalance",
-        "InvalidRecipient",
+        "RecipientIsToken",
         "SimulationFailed",
         "TransferReverted",
         "PolicyRecipientDenied",

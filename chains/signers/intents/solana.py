@@ -87,6 +87,8 @@ def read(request: SigningRequest, rules: Rules, tables: Tables | None = None) ->
         seen.instruction(program, accounts, data)
     if request.purpose.token is None:
         same(request.purpose, seen.lamports)
+        if seen.transfers or seen.opened:
+            raise mismatch("the message moves tokens")
     else:
         seen.check_transfers()
     owns = tuple({payout.to for payout in request.purpose.payouts}) if inside else ()
@@ -107,19 +109,24 @@ class _Seen:
     rules: Rules
     message: Message
     inside: bool
-    transfers: list[tuple[str, int, str]] = field(default_factory=list)
+    transfers: list[tuple[str, int]] = field(default_factory=list)
     lamports: list[tuple[str, int]] = field(default_factory=list)
     opened: set[str] = field(default_factory=set)
     budget: dict[int, int] = field(default_factory=dict)
-    memos: int = 0
+
+    @property
+    def references(self) -> set[str]:
+        return {payout.reference for payout in self.request.purpose.payouts}
 
     def instruction(self, program: str, accounts: tuple[str, ...], data: bytes) -> None:
         if program == _COMPUTE_BUDGET:
             self._budget(data)
         elif program == _MEMO:
-            self.memos += 1
-            if self.memos > 1 or data != self.request.purpose.id.encode() or accounts:
-                raise mismatch("the memo is not the transaction's id")
+            # Some token accounts take no transfer without a memo of its own.
+            purpose = self.request.purpose
+            words = {purpose.id.encode(), *(payout.reference.encode() for payout in purpose.payouts)}
+            if data not in words or accounts:
+                raise mismatch("a memo is neither the transaction's id nor a payment's")
         elif program == _ASSOCIATED:
             self._creation(accounts, data)
         elif program in _TOKEN_PROGRAMS:
@@ -136,15 +143,23 @@ class _Seen:
         return self.message.signers * _LAMPORTS_A_SIGNATURE + offered
 
     def check_transfers(self) -> None:
-        """The transfers are the payouts, in their order: each to the recipient's own token account, or to
+        """The transfers are the payouts, in whatever order: each to the recipient's own token account, or to
         the recipient where that is one. What is opened is a recipient's."""
         mint = self._mint()
         payouts = self.request.purpose.payouts
-        found = []
-        for position, (account, amount, program) in enumerate(self.transfers):
-            to = payouts[position].to if position < len(payouts) else account
-            found.append((to if account in (to, _token_account(to, mint, program)) else account, amount))
-        same(self.request.purpose, found)
+        wanted: dict[tuple[str | None, int], set[int]] = {}
+        for position, payout in enumerate(payouts):
+            accounts = {payout.to, *(_token_account(payout.to, mint, one) for one in _TOKEN_PROGRAMS)}
+            for account in accounts:
+                wanted.setdefault((account, payout.amount), set()).add(position)
+        left = set(range(len(payouts)))
+        for account, amount in self.transfers:
+            fitting = wanted.get((account, amount), set()) & left
+            if not fitting:
+                raise mismatch(f"a transfer of {amount} to {account} is no payment that is said")
+            left.discard(min(fitting))
+        if left:
+            raise mismatch(f"the message makes {len(self.transfers)} payments, {len(payouts)} are said")
         if self.lamports:
             raise mismatch("the message moves lamports")
         if not self.opened <= {payout.to for payout in payouts}:
@@ -208,7 +223,7 @@ class _Seen:
         owners = self.message.accounts[: self.message.signers] if self.inside else (self.request.address,)
         if authority not in owners or source != _token_account(authority, mint, program):
             raise mismatch("a transfer from another account")
-        self.transfers.append((destination, amount, program))
+        self.transfers.append((destination, amount))
 
     def _system(self, accounts: tuple[str, ...], data: bytes) -> None:
         if len(data) != 12 or int.from_bytes(data[:4], "little") != _SYSTEM_TRANSFER or len(accounts) != 2:

@@ -8,15 +8,13 @@ from uuid import uuid4
 import pytest
 from solders.keypair import Keypair
 
-from chains.signers.keystore import Ed25519Signer
-from chains.solana import Solana
 from core.database import Database
 from sandbox import solana
 from sandbox.folders import Folder
 from sandbox.postgres import Postgres
 from sandbox.schema import Schema
 from sandbox.surfpool import Surfpool
-from tests.chains.solana.wallets import SOL, USDC, OneKey, Wallet, settings_for
+from tests.chains.solana.wallets import Wallet
 
 # A block is final after 31 slots and a block hash lives for 150.
 SLOT_MS = 10
@@ -60,9 +58,6 @@ async def database(services: Services) -> AsyncIterator[Database]:
 
 @pytest.fixture
 async def wallet(services: Services, database: Database) -> AsyncIterator[Wallet]:
-    key = Keypair()
-    await solana.airdrop(services.mint.rpc_url, key.pubkey(), SOL)
-    await services.mint.mint_to(key.pubkey(), 1_000 * USDC)
-    chain = Solana(settings_for(services.mint), OneKey(Ed25519Signer(key.secret())))
-    yield Wallet(chain, database, services.mint, key)
-    await chain.close()
+    wallet = await Wallet.open(services.mint, database)
+    yield wallet
+    await wallet.chain.close()

@@ -49,6 +49,18 @@ class Wallet:
     key: Keypair
     org_id: UUID = field(default_factory=uuid4)
 
+    @classmethod
+    async def open(
+        cls, mint: solana.Mint, database: Database, supply: int = 1_000 * USDC, **settings: Any
+    ) -> Wallet:
+        """A fresh one; its chain is to be closed."""
+        key = Keypair()
+        await solana.airdrop(mint.rpc_url, key.pubkey(), SOL)
+        if supply:
+            await mint.mint_to(key.pubkey(), supply)
+        chain = Solana(settings_for(mint, **settings), OneKey(Ed25519Signer(key.secret())))
+        return cls(chain, database, mint, key)
+
     @property
     def address(self) -> str:
         return str(self.key.pubkey())
