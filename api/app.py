@@ -16,7 +16,9 @@ from api.authentication import Credentials
 from api.middleware import Surroundings
 from api.once import Together
 from api.routes import (
+    deposit_addresses,
     health,
+    inbound_payments,
     ledger,
     ledger_accounts,
     ledger_blocks,
@@ -48,7 +50,9 @@ _ROUTERS = (
     payment_batches.router,
     payment_intents.router,
     payment_approvals.router,
+    inbound_payments.router,
     treasury.router,
+    deposit_addresses.router,
     treasury_policies.router,
     # Before the transactions by id: `export` is none.
     ledger_export.router,

@@ -20,9 +20,17 @@ from core.locks import SYSTEM
 from core.logs import get_logger
 from core.settings import Settings, get_settings
 from workers.connection import connect
-from workers.follow import follow_chain
+from workers.follow import follow_chain, watch_deposits
 from workers.relay import relay
-from workers.sweep import expire_holds, forget_expired, sweep_wallets, tend_chain
+from workers.sweep import (
+    expire_approvals,
+    expire_holds,
+    forget_expired,
+    ready_addresses,
+    sweep_wallets,
+    tend_chain,
+    watch_gas,
+)
 from workers.tail import keep_checkpoints, seal_books, watch_books
 
 log = get_logger(__name__)
@@ -30,6 +38,7 @@ log = get_logger(__name__)
 _LEADER_LOCK: Final = 0xC0FFE2
 _STANDBY_SECONDS: Final = 1.0
 _FORGET_SECONDS: Final = 3600.0
+_GAS_SECONDS: Final = 30.0
 
 
 async def run(settings: Settings) -> None:
@@ -74,10 +83,15 @@ def _ticks(settings: Settings) -> list[tuple[Callable[[], object], float]]:
         (watch_books.send, settings.tail_interval),
         (keep_checkpoints.send, settings.tail_interval),
     ]
+    if (hours := settings.policy.approval_hours) is not None:
+        ticks.append((lambda: expire_approvals.send(hours), settings.sweep_interval))
     for name, chain in (("ethereum", settings.ethereum), ("solana", settings.solana)):
         if chain is not None:
             ticks.append((lambda name=name: follow_chain.send(name), chain.poll_interval))  # type: ignore[misc]
+            ticks.append((lambda name=name: watch_deposits.send(name), chain.poll_interval))  # type: ignore[misc]
             ticks.append((lambda name=name: tend_chain.send(name), settings.sweep_interval))  # type: ignore[misc]
+            ticks.append((lambda name=name: ready_addresses.send(name), settings.sweep_interval))  # type: ignore[misc]
+            ticks.append((lambda name=name: watch_gas.send(name), _GAS_SECONDS))  # type: ignore[misc]
     return ticks
 
 

@@ -7,6 +7,7 @@ import dramatiq
 from chains.protocol import ChainName
 from ledger import expiry
 from treasury import gas, sweep
+from treasury.deposits import addresses
 from treasury.policies import approvals
 from workers.broker import HINT_MS, broker
 from workers.dispatch import dispatch_wallet
@@ -36,6 +37,13 @@ async def watch_gas(chain: str) -> None:
         await gas.watch(here.database, here.chains[ChainName.ETHEREUM], ethereum.gas_alert_wei)
     elif chain == ChainName.SOLANA and solana is not None:
         await gas.watch(here.database, here.chains[ChainName.SOLANA], solana.gas_alert_lamports)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def ready_addresses(chain: str) -> None:
+    """Derive deposit addresses before they are asked for."""
+    here = runtime()
+    await addresses.fill(here.database, here.chains[ChainName(chain)], here.settings.deposit_pool)
 
 
 @dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)

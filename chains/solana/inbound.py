@@ -249,7 +249,7 @@ def _transfers(
 ) -> Iterable[Transfer]:
     """The changes of watched wallets' accounts as transfers. Of several on the other side the one that lost
     or won the most stands for all; where tokens were made or burnt, `NOBODY`. What went from one watched
-    wallet to another is told of once, as what arrived."""
+    wallet to another is told of once, as what arrived, and what we paid ourselves is not told of."""
     ours = {change.position for change in changes if accounts.get(change.owner) == change.account}
     payers = [change for change in changes if change.amount < 0]
     payees = [change for change in changes if change.amount > 0]
@@ -258,7 +258,7 @@ def _transfers(
     payee = max(outside, key=lambda change: change.amount, default=None)
     for change in changes:
         arrived = change.amount > 0
-        told = arrived or payee is not None or not payees
+        told = arrived or (made is None and (payee is not None or not payees))
         if change.position not in ours or not change.amount or not told:
             continue
         if one.slot <= watches[change.owner].since:
