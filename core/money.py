@@ -36,11 +36,12 @@ class Currency:
 
 USDC: Final = Currency("USDC", 6)
 ETH: Final = Currency("ETH", 18)
+POL: Final = Currency("POL", 18)
 SOL: Final = Currency("SOL", 9)
 USD: Final = Currency("USD", 2)
 EUR: Final = Currency("EUR", 2)
 
-CURRENCIES: Final = {currency.code: currency for currency in (USDC, ETH, SOL, USD, EUR)}
+CURRENCIES: Final = {currency.code: currency for currency in (USDC, ETH, POL, SOL, USD, EUR)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,12 @@ from core.settings import Settings
 
 Chains = Mapping[ChainName, Chain]
 
-NATIVE: Final[dict[ChainName, Currency]] = {ChainName.ETHEREUM: ETH, ChainName.SOLANA: SOL}
+_NATIVE: Final[dict[ChainName, Currency]] = {ChainName.ETHEREUM: ETH, ChainName.SOLANA: SOL}
+
+
+def natives(chains: Chains) -> dict[ChainName, Currency]:
+    """The asset that each chain charges its fees in; of a chain that is not configured, the usual one."""
+    return _NATIVE | {name: chain.native for name, chain in chains.items()}
 
 
 class NoSigners:

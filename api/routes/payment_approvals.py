@@ -13,7 +13,7 @@ from api.services import services
 from chains.protocol import ChainName
 from core.errors import Unavailable, ValidationError
 from core.json import encode
-from treasury.chains import NATIVE
+from treasury.chains import natives
 from treasury.errors import UnknownPaymentIntent
 from treasury.models import PaymentIntent
 from treasury.policies import approvals
@@ -50,7 +50,7 @@ async def approve_payment_intent(
     async with services(request).database.organisation(org) as session:
         intent = await approvals.approve(session, org, intentId, by, body.note)
         await session.commit()
-    return _answer(intent)
+    return _answer(request, intent)
 
 
 @router.post(
@@ -72,9 +72,10 @@ async def reject_payment_intent(
     async with services(request).database.organisation(org) as session:
         intent = await approvals.reject(session, org, intentId, by, body.note)
         await session.commit()
-    return _answer(intent)
+    return _answer(request, intent)
 
 
-def _answer(intent: PaymentIntent) -> Response:
-    shape = PaymentIntentRead.of(intent, NATIVE[ChainName(intent.chain)])
+def _answer(request: Request, intent: PaymentIntent) -> Response:
+    native = natives(services(request).chains)[ChainName(intent.chain)]
+    shape = PaymentIntentRead.of(intent, native)
     return envelope.answer(encode(shape.model_dump(by_alias=True)), 200)

@@ -21,7 +21,7 @@ from core.json import encode
 from core.shapes import CLEAN, Instant
 from ledger.errors import InsufficientFunds
 from treasury import payments
-from treasury.chains import NATIVE
+from treasury.chains import Chains, natives
 from treasury.errors import (
     BadCursor,
     ChainNotConfigured,
@@ -96,7 +96,9 @@ async def list_payment_intents(
     filters = payments.Filters(status, chain, reference, created_after, created_before)
     async with services(request).database.organisation(org) as session:
         found, following = await payments.list_page(session, org, filters, limit, from_cursor(cursor))
-    return envelope.answer(page([_shape(intent) for intent in found], following), 200)
+    return envelope.answer(
+        page([_shape(services(request).chains, intent) for intent in found], following), 200
+    )
 
 
 @router.get(
@@ -109,7 +111,7 @@ async def get_payment_intent(org: ReadTreasury, intentId: str, request: Request)
     """A payment intent as it stands."""
     async with services(request).database.organisation(org) as session:
         intent = await payments.get(session, org, intentId)
-    return envelope.answer(encode(_shape(intent).model_dump(by_alias=True)), 200)
+    return envelope.answer(encode(_shape(services(request).chains, intent).model_dump(by_alias=True)), 200)
 
 
 @router.post(
@@ -123,8 +125,8 @@ async def cancel_payment_intent(org: WriteTreasury, intentId: str, request: Requ
     async with services(request).database.organisation(org) as session:
         intent = await payments.cancel(session, org, intentId)
         await session.commit()
-    return envelope.answer(encode(_shape(intent).model_dump(by_alias=True)), 200)
+    return envelope.answer(encode(_shape(services(request).chains, intent).model_dump(by_alias=True)), 200)
 
 
-def _shape(intent: PaymentIntent) -> PaymentIntentRead:
-    return PaymentIntentRead.of(intent, NATIVE[ChainName(intent.chain)])
+def _shape(chains: Chains, intent: PaymentIntent) -> PaymentIntentRead:
+    return PaymentIntentRead.of(intent, natives(chains)[ChainName(intent.chain)])

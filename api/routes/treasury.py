@@ -13,7 +13,7 @@ from api.services import services
 from core.errors import Unavailable
 from core.json import encode
 from ledger.entries import get_treasury_net_position
-from treasury.chains import NATIVE
+from treasury.chains import natives
 from treasury.funds import list_wallets
 from treasury.schemas import PositionList, PositionRead, WalletList
 
@@ -29,7 +29,7 @@ router = APIRouter(prefix="/v1/orgs/{orgId}/treasury", tags=["Treasury"], route_
 async def list_treasury_wallets(org: ReadTreasury, request: Request) -> Response:
     """Every wallet with what it has available and reserved, what escrows keep on it, and its gas."""
     async with services(request).database.organisation(org) as session:
-        wallets = await list_wallets(session, org, NATIVE)
+        wallets = await list_wallets(session, org, natives(services(request).chains))
     return envelope.answer(encode({"data": [wallet.model_dump(by_alias=True) for wallet in wallets]}), 200)
 
 
