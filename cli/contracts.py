@@ -32,7 +32,7 @@ def show() -> None:
 
     async def run() -> None:
         async with _chain() as (_, rpc):
-            for name in deployment.PAYOUT_CONTRACTS:
+            for name in _SETTINGS:
                 there = "deployed" if await deployment.is_deployed(rpc, name) else "not deployed"
                 typer.echo(f"{name} {deployment.address(name)} {there}")
 
@@ -74,7 +74,7 @@ def _known(names: Sequence[str] | None) -> Sequence[str]:
     for name in names or ():
         if name not in _SETTINGS:
             raise typer.BadParameter(f"{name} is none of {', '.join(_SETTINGS)}")
-    return names or deployment.PAYOUT_CONTRACTS
+    return names or list(_SETTINGS)
 
 
 @asynccontextmanager

@@ -19,7 +19,6 @@ from chains.ethereum.calldata import account
 from chains.ethereum.rpc import Rpc, octets, quantity
 from chains.protocol import ChainUnavailable
 
-PAYOUT_CONTRACTS: Final = ("BatchPayout", "AllowancePayout")
 # Deployed on each chain by one and the same pre-signed transaction; its key is nobody's.
 PROXY: Final = "0x4e59b44847b379578588920cA78FbF26c0B4956C"
 _SALT: Final = bytes(32)

@@ -6,15 +6,17 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
+from uuid import uuid4
 
 import coincurve
 import pytest
 from eth_account import Account
 from eth_utils.crypto import keccak
 
-from chains.ethereum import Ethereum, calldata
+from chains.ethereum import Ethereum, calldata, receipts
 from chains.ethereum.preparing import WrongDelegate, allowance
-from chains.protocol import Payout, TransactionKind
+from chains.log import Attempt
+from chains.protocol import Payout, TransactionKind, TransactionStatus
 from chains.signers.keystore import Secp256k1Signer
 from core.database import Database
 from sandbox import anvil, ethereum
@@ -261,6 +263,38 @@ async def test_batches_of_either_way_are_read_whatever_the_settings_are_by_then(
         await delegating.mine()
         (confirmed,) = await delegating.confirmed()
     assert [result.paid for result in confirmed.results] == [True] * 3
+
+
+def test_what_another_payer_is_told_proves_no_payment_of_ours() -> None:
+    ours, contract = recipient(), recipient()
+    attempt = Attempt(
+        "0x" + "ab" * 32,
+        "ctx_1",
+        uuid4(),
+        ours,
+        BATCH,
+        0,
+        TransactionStatus.BROADCAST,
+        None,
+        0,
+        None,
+        None,
+        False,
+    )
+
+    def told(payer: str, by: str) -> dict[str, Any]:
+        id = "0x" + calldata.batch_id("ctx_1").hex()
+        data = "0x" + (1).to_bytes(32).hex() + (0).to_bytes(32).hex()
+        topics = [calldata.PAYER_BATCH_PAID, id, calldata.topic(payer)]
+        return {"address": by, "topics": topics, "data": data}
+
+    def errors(*logs: dict[str, Any]) -> dict[int, str] | None:
+        return receipts._batch_errors(attempt, {"to": contract, "logs": list(logs)}, 1)
+
+    assert errors(told(recipient(), contract)) is None
+    assert errors(told(ours, recipient())) is None
+    assert errors(told(ours, ours)) is None
+    assert errors(told(ours, contract)) == {}
 
 
 async def test_without_ether_no_allowance_is_given(allowing: Wallet) -> None:
