@@ -32,7 +32,7 @@ from sandbox.surfpool import Surfpool
 from sandbox.torture.audit import INTENTS, Line, books, received
 from sandbox.torture.proxy import ChaosProxy
 from tests.faults import runner
-from tests.faults.runner import Job
+from tests.faults.runner import PATIENCE, Job
 from treasury import dispatch, payments, settlement, sweep
 from treasury.chains import build_chains
 from treasury.funds import open_wallet
@@ -43,7 +43,6 @@ USDC = 10**6
 SLOT_MS = 10
 PASSPHRASE = "of the tests"
 BY_HAND = 100_000
-FINAL_DEPTH = 3
 _CURVES = {ChainName.ETHEREUM: Curve.SECP256K1, ChainName.SOLANA: Curve.ED25519}
 
 
@@ -129,16 +128,25 @@ class Treasury:
     def mint(self) -> solana.Mint:
         return self.nodes.mint()
 
-    def job(self, fault_point: str | None = None, *, in_parts: bool = False, mines: bool = True) -> Job:
+    def job(
+        self,
+        fault_point: str | None = None,
+        *,
+        in_parts: bool = False,
+        mines: bool = True,
+        patience: float = PATIENCE,
+    ) -> Job:
         node = self.ethereum if mines and self.chain_name is ChainName.ETHEREUM else None
         small = {"COFFER_ETHEREUM__BATCH_SIZE": "2"} if in_parts else {}
-        return Job(self.environment | small, self.chain_name, self.wallet_id, node, fault_point, in_parts)
+        return Job(
+            self.environment | small, self.chain_name, self.wallet_id, node, fault_point, in_parts, patience
+        )
 
     async def prepare(self) -> None:
         """Have the wallet ready for batches, where that takes something."""
         if self.chain_name is not ChainName.ETHEREUM:
             return
-        for _ in range(FINAL_DEPTH + 3):
+        while not await self.rows("SELECT FROM chain_transaction WHERE status = 'FINALIZED'"):
             await sweep.tend_chain(self.workers, self.chain)
             await self.mine()
             await settlement.follow(self.workers, self.chain)
@@ -227,13 +235,25 @@ def batched() -> bool:
 
 
 @pytest.fixture
+def final_depth() -> int:
+    """Blocks on top of one that is final."""
+    return 3
+
+
+@pytest.fixture
 def mints(nodes: Nodes, chain_name: ChainName) -> Any:
     return nodes.deployment() if chain_name is ChainName.ETHEREUM else nodes.mint()
 
 
 @pytest.fixture
 async def treasury(
-    mints: Any, nodes: Nodes, chain_name: ChainName, batched: bool, schema: Schema, tmp_path: Path
+    mints: Any,
+    nodes: Nodes,
+    chain_name: ChainName,
+    batched: bool,
+    final_depth: int,
+    schema: Schema,
+    tmp_path: Path,
 ) -> AsyncIterator[Treasury]:
     urls = await schema.create(f"faults_{uuid4().hex}")
     owner, api, workers = [Database.connect(url, 2) for url in (urls.owner, urls.app, urls.worker)]
@@ -250,7 +270,7 @@ async def treasury(
             "COFFER_KEYSTORE_DIR": str(tmp_path / "keys"),
             "COFFER_KEYSTORE_PASSPHRASE": PASSPHRASE,
             "COFFER_ENCRYPTION_KEYS": json.dumps({"test": base64.b64encode(bytes(32)).decode()}),
-        } | _chain_settings(chain_name, mints, proxy.url, batched)
+        } | _chain_settings(chain_name, mints, proxy.url, batched, final_depth)
         chains = build_chains(runner.settings(environment), keystore)
         vault = FieldVault({"test": bytes(32)})
         async with workers.everything() as session:
@@ -278,7 +298,9 @@ async def treasury(
     await schema.drop(urls.name)
 
 
-def _chain_settings(chain: ChainName, mints: Any, url: str, batched: bool) -> dict[str, str]:
+def _chain_settings(
+    chain: ChainName, mints: Any, url: str, batched: bool, final_depth: int
+) -> dict[str, str]:
     if chain is ChainName.SOLANA:
         return {
             "COFFER_SOLANA__RPC_URL": url,
@@ -293,7 +315,7 @@ def _chain_settings(chain: ChainName, mints: Any, url: str, batched: bool) -> di
         "COFFER_ETHEREUM__USDC": mints.usdc,
         "COFFER_ETHEREUM__RPC_TIMEOUT": "2",
         "COFFER_ETHEREUM__RPC_MAX_PAUSE": "0.2",
-        "COFFER_ETHEREUM__FINALITY": f"depth:{FINAL_DEPTH}",
+        "COFFER_ETHEREUM__FINALITY": f"depth:{final_depth}",
         "COFFER_ETHEREUM__MAX_IN_FLIGHT": "16",
         "COFFER_ETHEREUM__REBROADCAST_AFTER": "1",
         "COFFER_ETHEREUM__BUMP_AFTER": "2",

@@ -43,6 +43,7 @@ class Job:
     node: str | None = None
     fault_point: str | None = None
     in_parts: bool = False
+    patience: float = PATIENCE
 
 
 async def run(job: Job) -> int:
@@ -52,7 +53,7 @@ async def run(job: Job) -> int:
     process = context.Process(target=_main, args=(job,), daemon=True)
     process.start()
     try:
-        await asyncio.to_thread(process.join, PATIENCE + 10)
+        await asyncio.to_thread(process.join, job.patience + 10)
         assert process.exitcode is not None, "a worker ends by itself"
         return process.exitcode
     finally:
@@ -86,7 +87,7 @@ async def _work(job: Job) -> int:
     chains = build_chains(given, Keystore.from_settings(given))
     chain = chains[job.chain]
     faults.arm(job.fault_point)
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + job.patience
     while time.monotonic() < deadline:
         if await turn(database, chains, chain, job):
             return 0
