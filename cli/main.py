@@ -21,6 +21,10 @@ _COMMANDS: Final = {
     "org": "cli.administration",
     "wallet": "cli.administration",
     "ledger": "cli.ledger",
+    "chain": "cli.chain",
+    "policy": "cli.policies",
+    "stop": "cli.switches",
+    "resume": "cli.switches",
     "contracts": "cli.contracts",
 }
 # What the sandbox is made of comes with the extra of that name; a production image leaves it out.
