@@ -6,6 +6,7 @@ a follower wait for one another in turn; whoever locks blocks as well does so be
 states it may start from: taken twice, it changes nothing the second time.
 """
 
+from chains.log.listing import OpenTransaction, open_transactions
 from chains.log.moving import Mined, confirm, expire, finalize, hold, include, put_back
 from chains.log.ordering import OrderKind, carried_out, order, ordered
 from chains.log.position import BLOCKS_KEPT, add_blocks, blocks, drop_blocks, hold_blocks
@@ -32,6 +33,7 @@ __all__ = [
     "Answer",
     "Attempt",
     "Mined",
+    "OpenTransaction",
     "OrderKind",
     "Sendable",
     "add_attempts",
@@ -53,6 +55,7 @@ __all__ = [
     "mark",
     "oldest_height",
     "open_attempts",
+    "open_transactions",
     "order",
     "ordered",
     "payouts",
