@@ -261,6 +261,18 @@ class Chain(Protocol):
         The caller holds the wallet's lock, commits, and only then calls `broadcast`.
         """
 
+    async def move(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        """As `build`, one transaction of kind MOVE: all of the token that `address` has goes to `to`, another
+        address of ours. The caller has seen to it that nothing else of `address` is in flight."""
+
+    async def move_native(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        """As `move`, of the chain's native asset: as much of it as the transaction's own fee leaves. Nothing
+        is built where that is nothing."""
+
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         """Send the stored bytes of these transactions and note those that the node took as BROADCAST.
 

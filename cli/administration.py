@@ -8,6 +8,7 @@ from uuid import UUID
 
 import typer
 from sqlalchemy.exc import IntegrityError
+from sqlmodel import col, select
 
 from chains.protocol import ChainName
 from chains.signers import Curve
@@ -21,6 +22,8 @@ from core.settings import SigningSettings, get_settings
 from migrations import migrate as upgrade
 from treasury.chains import build_chains
 from treasury.funds import open_wallet
+from treasury.models import Wallet
+from treasury.rotation import start
 
 Chain = Annotated[ChainName, typer.Argument(help="The chain.")]
 
@@ -112,6 +115,38 @@ def open_treasury_wallet(
             await signers.close()
 
     print_answer(asyncio.run(open_it()), as_json)
+
+
+@wallets.command("rotate")
+def rotate_wallet_key(
+    wallet_id: str,
+    to: Annotated[str | None, typer.Option(help="The new address, if its key is made already.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Change a wallet to another key: its money moves once what is in flight is final. The old key is needed
+    until that is done. Without --to a key is made in the keystore."""
+
+    async def rotate() -> dict[str, Any]:
+        settings = get_settings()
+        async with worker_session() as session:
+            found = (await session.scalars(select(Wallet).where(col(Wallet.id) == wallet_id))).one_or_none()
+            if found is None:
+                raise NotFound(f"there is no wallet {wallet_id}")
+            name = ChainName(found.chain)
+            address = to or Keystore.from_settings(settings).create(_CURVES[name])
+            signers = open_signers(settings)
+            chains = build_chains(settings, signers)
+            try:
+                await signers.signer(address)
+                rotation = await start(session, found.org_id, wallet_id, chains[name], address)
+                await session.commit()
+            finally:
+                for one in chains.values():
+                    await one.close()
+                await signers.close()
+            return {"rotation_id": rotation.id, "old": rotation.old_address, "new": rotation.new_address}
+
+    print_answer(asyncio.run(rotate()), as_json)
 
 
 @wallets.command("seed")

@@ -73,7 +73,8 @@ _IS_RIPE = text(
     """  # noqa: S608
 )
 _LOCK_WALLET = text(
-    "SELECT org_id, chain, address FROM wallet WHERE id = :wallet_id FOR NO KEY UPDATE SKIP LOCKED"
+    "SELECT org_id, chain, address FROM wallet WHERE id = :wallet_id AND rotation_id IS NULL"
+    " FOR NO KEY UPDATE SKIP LOCKED"
 )
 _CLAIM = text(
     """

@@ -12,13 +12,16 @@ from uuid import UUID
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import ChainName, PayoutResult, Progress
+from treasury import rotation
 
 Steps = Sequence[tuple[Progress, PayoutResult]]
 Handler = Callable[[AsyncSession, UUID, ChainName, Steps], Awaitable[None]]
 
 # By prefix. A handler is called when a transaction is FINALIZED or EXPIRED, which is for good, and in the
 # database transaction that books what it cost.
-HANDLERS: Final[Mapping[str, Handler]] = {}
+HANDLERS: Final[Mapping[str, Handler]] = {
+    rotation.PREFIX: rotation.settle,
+}
 
 
 def is_internal(reference: str) -> bool:

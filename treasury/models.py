@@ -39,7 +39,8 @@ class IntentStatus(StrEnum):
 
 class Wallet(SQLModel, table=True):
     """An address on a chain that Coffer signs for. `gas_account_id` holds its native asset in the books;
-    `gas_low_since` is when that was last found too little, until it no longer is."""
+    `gas_low_since` is when that was last found too little, until it no longer is. While `rotation_id` is set,
+    nothing is sent from it but what `treasury.rotation` sends."""
 
     __tablename__ = "wallet"
     __table_args__ = (
@@ -55,6 +56,50 @@ class Wallet(SQLModel, table=True):
     gas_account_id: int = Field(sa_column=Column(BigInteger, nullable=False))
     created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
     gas_low_since: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+    rotation_id: str | None = Field(default=None, sa_column=typeid(nullable=True))
+
+
+class WalletAddress(SQLModel, table=True):
+    """An address that a wallet has, or had until `retired_at`: kept by a trigger on `wallet`. What is mined
+    late for an old one, or paid to it, still belongs to the wallet."""
+
+    __tablename__ = "wallet_address"
+    __table_args__ = (Index("ix_wallet_address_wallet", "org_id", "wallet_id"),)
+
+    chain: str = Field(primary_key=True)
+    address: str = Field(primary_key=True)
+    org_id: UUID
+    wallet_id: str = Field(sa_column=typeid())
+    valid_from: datetime = Field(sa_column=instant(default_now=True))
+    retired_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
+
+
+class WalletRotation(SQLModel, table=True):
+    """A wallet's change to another key. `status` says how far it is (`treasury.rotation.Status`)."""
+
+    __tablename__ = "wallet_rotation"
+    __table_args__ = (
+        CheckConstraint(
+            "status IN ('DRAINING', 'MOVING', 'MOVED', 'FUNDING', 'FUNDED', 'DONE', 'FAILED')",
+            name="known_status",
+        ),
+        Index(
+            "ix_wallet_rotation_open", "wallet_id", unique=True,
+            postgresql_where=text("status NOT IN ('DONE', 'FAILED')"),
+        ),
+        Index("ix_wallet_rotation_org", "org_id", "id"),
+    )  # fmt: skip
+
+    id: str = Field(sa_column=typeid(primary_key=True))
+    org_id: UUID
+    wallet_id: str = Field(sa_column=Column(Text(collation="C"), nullable=False))
+    chain: str
+    old_address: str
+    new_address: str
+    status: str = "DRAINING"
+    error: str | None = None
+    created_at: datetime = Field(default_factory=now, sa_column=instant(default_now=True))
+    finished_at: datetime | None = Field(default=None, sa_column=instant(nullable=True))
 
 
 class Escrow(SQLModel, table=True):

@@ -56,7 +56,10 @@ _LOCK_ACCOUNTS = text(
         FROM intent
             JOIN ledger_transfer AS hold ON hold.org_id = intent.org_id AND hold.id = intent.debit_hold
         UNION
-        SELECT gas_account_id FROM wallet WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))
+        SELECT wallet.gas_account_id
+        FROM wallet_address AS known
+            JOIN wallet ON wallet.org_id = known.org_id AND wallet.id = known.wallet_id
+        WHERE known.chain = :chain AND known.address = ANY(CAST(:addresses AS text[]))
     )
     SELECT id FROM ledger_account WHERE id IN (SELECT id FROM touched) ORDER BY id FOR NO KEY UPDATE
     """
@@ -127,8 +130,10 @@ class _Intent:
 
 
 _WALLET = text(
-    "SELECT id, gas_account_id FROM wallet"
-    " WHERE org_id = CAST(:org_id AS uuid) AND chain = :chain AND address = :address"
+    # An address that the wallet had before its key changed is still its own.
+    "SELECT wallet.id, wallet.gas_account_id FROM wallet_address AS known"
+    " JOIN wallet ON wallet.org_id = known.org_id AND wallet.id = known.wallet_id"
+    " WHERE known.org_id = CAST(:org_id AS uuid) AND known.chain = :chain AND known.address = :address"
 )
 _INTENTS = text(
     """

@@ -12,6 +12,7 @@ from chains.protocol import Chain
 from core.database import Database
 from core.faults import Point, reach
 from core.locks import try_lock
+from treasury import rotation
 from treasury.models import Wallet
 from treasury.switches import STOPPED
 
@@ -23,7 +24,7 @@ _WALLETS = text(
         SELECT FROM payment_intent AS intent
         WHERE intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id AND intent.status = 'RESERVED'
           AND NOT intent.awaiting_approval)
-        AND NOT {STOPPED}
+        AND NOT {STOPPED} AND wallet.rotation_id IS NULL
     ORDER BY id
     """  # noqa: S608
 )
@@ -40,8 +41,9 @@ async def wallets_with_waiting_intents(database: Database) -> list[str]:
 
 
 async def tend_chain(database: Database, chain: Chain) -> None:
-    """Send again what was stored and is not seen on the chain, and ready its wallets for batches. One at a
-    time for a chain: whoever finds another at it leaves, rather than send everything twice."""
+    """Send again what was stored and is not seen on the chain, and ready its wallets for batches; take what
+    changes its key a step further. One at a time for a chain: whoever finds another at it leaves, rather than
+    send everything twice."""
     async with database.everything() as turn:
         if not await try_lock(turn, f"coffer.tend.{chain.name}"):
             return
@@ -49,10 +51,15 @@ async def tend_chain(database: Database, chain: Chain) -> None:
             await chain.rebroadcast(session)
             await session.commit()
         async with database.everything() as session:
-            query = select(Wallet).where(col(Wallet.chain) == chain.name.value).order_by(col(Wallet.id))
+            query = (
+                select(Wallet)
+                .where(col(Wallet.chain) == chain.name.value, col(Wallet.rotation_id).is_(None))
+                .order_by(col(Wallet.id))
+            )
             wallets = [(wallet.org_id, wallet.address) for wallet in await session.scalars(query)]
         for org_id, address in wallets:
             await _prepare(database, chain, org_id, address)
+        await rotation.advance(database, chain)
 
 
 async def _prepare(database: Database, chain: Chain, org_id: UUID, address: str) -> None:

@@ -7,7 +7,7 @@ read between the two is then counted twice, never not at all, and a payout that 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from uuid import UUID
 
@@ -53,6 +53,7 @@ class _Planned:
     payouts: tuple[Payout, ...]
     gas: int
     id: str = field(default_factory=lambda: new_id("ctx"))
+    moves: bool = False
 
     @property
     def urgency(self) -> Urgency:
@@ -60,6 +61,8 @@ class _Planned:
 
     @property
     def kind(self) -> TransactionKind:
+        if self.moves:
+            return TransactionKind.MOVE
         return TransactionKind.BATCH if len(self.payouts) > 1 else TransactionKind.TRANSFER
 
 
@@ -73,8 +76,11 @@ async def build(
     payouts: Sequence[Payout],
     prepared: Recently,
     data_fees: DataFees,
+    *,
+    moves: bool = False,
 ) -> Built:
-    """See `Chain.build`. Locks the wallet's nonces until the caller's transaction ends.
+    """See `Chain.build`, and with `moves` `Chain.move`. Locks the wallet's nonces until the caller's
+    transaction ends.
 
     Raises `ChainUnavailable`, of it `InsufficientGas`, `FeesTooHigh`, `ForeignNonces` and `TokenUnusable`,
     having signed nothing.
@@ -96,6 +102,7 @@ async def build(
     tried = await _simulate(rpc, settings, address, funded.payable, budget) if funded.payable else funded
     rejected = funded.rejected if tried is funded else funded.rejected + tried.rejected
     planned = await _plan(rpc, settings, address, tried.payable, budget)
+    planned = [replace(one, moves=moves) for one in planned]
     extra = await data_fees.most(rpc, [(_size(one), one.gas) for one in planned[:free]])
     affordable = _affordable(planned[:free], extra, state, address)
     if planned and not affordable and not rejected:
@@ -174,7 +181,7 @@ def _estimate(settings: EthereumSettings, address: str, payouts: Sequence[Payout
 
 def _size(planned: _Planned) -> int:
     """Bytes of data of the transaction: ERC-20's `transfer`, or `pay` with its 32 bytes a payment."""
-    return 68 if planned.kind is TransactionKind.TRANSFER else 132 + 32 * len(planned.payouts)
+    return 68 if len(planned.payouts) == 1 else 132 + 32 * len(planned.payouts)
 
 
 def _payer(settings: EthereumSettings, address: str) -> str:
@@ -237,7 +244,7 @@ async def _sign(
 
 
 def _call(settings: EthereumSettings, address: str, planned: _Planned, nonce: int) -> Call:
-    if planned.kind is TransactionKind.TRANSFER:
+    if len(planned.payouts) == 1:
         (payout,) = planned.payouts
         return Call(nonce, settings.usdc, calldata.transfer(payout.to, payout.amount), planned.gas)
     data = calldata.pay(calldata.batch_id(planned.id), settings.usdc, planned.payouts)

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum.fees import Fees, FeesTooHigh, fee_history, next_base_fee, offers, replacement
 from chains.ethereum.rpc import Rpc, quantity
-from chains.ethereum.transactions import SignatureError, fees_of, gas_limit_of, sign_again
+from chains.ethereum.transactions import SignatureError, fees_of, gas_limit_of, sign_again, value_of
 from chains.ethereum.wallets import transaction_counts
 from chains.log import Sendable
 from chains.protocol import ChainName, SignedTransaction, TransactionKind, Urgency
@@ -146,7 +146,10 @@ async def _sign(
             Purpose(attempt.transaction_id, TransactionKind.FILL)
             if attempt.cancels
             else Purpose(
-                attempt.transaction_id, attempt.kind, tuple(paid[attempt.transaction_id]), settings.usdc
+                attempt.transaction_id,
+                attempt.kind,
+                tuple(paid[attempt.transaction_id]),
+                None if value_of(attempt.raw) else settings.usdc,
             )
         )
         try:

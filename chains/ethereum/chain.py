@@ -9,7 +9,7 @@ from uuid import UUID
 from eth_utils.address import to_checksum_address
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.ethereum import addresses, broadcasting, building, calldata, following, preparing
+from chains.ethereum import addresses, broadcasting, building, calldata, following, moving, preparing
 from chains.ethereum.finality import final_tag
 from chains.ethereum.gas import DataFees
 from chains.ethereum.inbound import inbound
@@ -29,7 +29,7 @@ from chains.protocol import (
     Transfer,
 )
 from chains.signers import Curve, Signers
-from core.money import ETH, Currency
+from core.money import CURRENCIES, Currency
 from core.settings import EthereumSettings
 
 # Only the account itself can take back its delegation or its allowance, and every build looks again.
@@ -44,7 +44,6 @@ class Ethereum:
     """Implements `chains.protocol.Chain`. One client of the node, which belongs to one event loop."""
 
     name: Final = ChainName.ETHEREUM
-    native: Final[Currency] = ETH
 
     def __init__(self, settings: EthereumSettings, signers: Signers) -> None:
         contracts = {"usdc": str(to_checksum_address(settings.usdc))}
@@ -56,6 +55,7 @@ class Ethereum:
             contracts["allowance_payout"] = str(to_checksum_address(settings.allowance_payout))
             self._unpayable[contracts["allowance_payout"]] = "the payout contract"
         self._settings = settings.model_copy(update=contracts)
+        self.native: Final[Currency] = CURRENCIES[settings.native_currency]
         self._signers = signers
         contract = {"delegation": settings.batch_payout, "allowance": settings.allowance_payout}
         batched = contract.get(settings.batching) is not None
@@ -99,6 +99,39 @@ class Ethereum:
                 address,
                 payouts,
                 self._prepared,
+                self._data_fees,
+            )
+
+    async def move(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        with self._rpc.pinned():
+            return await building.build(
+                self._rpc,
+                self._settings,
+                self._signers,
+                session,
+                org_id,
+                address,
+                [Payout(reference, to, await self.token_balance(address))],
+                self._prepared,
+                self._data_fees,
+                moves=True,
+            )
+
+    async def move_native(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        with self._rpc.pinned():
+            return await moving.move_native(
+                self._rpc,
+                self._settings,
+                self._signers,
+                session,
+                org_id,
+                address,
+                to,
+                reference,
                 self._data_fees,
             )
 

@@ -36,6 +36,7 @@ _RECEIVE: Final = keccak(b"Receive" + _AUTHORIZED)
 # Where both types have these fields.
 _TIP: Final = 2
 _MAX_FEE: Final = 3
+_VALUE: Final = 6
 _GAS: Final = 4
 _HALF_ORDER: Final = 0x7FFFFFFFFFFFFFFFFFFFFFFFFFFFFFFF5D576E7357A4501DDFE92F46681B20A0
 
@@ -48,12 +49,13 @@ class SignatureError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call of `to` with `data` and no ether, from the account whose nonce it uses."""
+    """A call of `to` with `data` and `value` wei, from the account whose nonce it uses."""
 
     nonce: int
     to: str
     data: bytes
     gas: int
+    value: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,6 +148,11 @@ def gas_limit_of(raw: bytes) -> int:
     return int.from_bytes(rlp.decode(raw[1:])[_GAS])
 
 
+def value_of(raw: bytes) -> int:
+    """The wei that a signed transaction moves."""
+    return int.from_bytes(rlp.decode(raw[1:])[_VALUE])
+
+
 def delegation_code(delegate: str) -> bytes:
     """The code of an account that delegates to `delegate` (EIP-7702)."""
     return _DELEGATION + account(delegate)
@@ -162,7 +169,7 @@ def _common(chain_id: int, fees: Fees, call: Call) -> list[_Field]:
         _integer(fees.max_fee),
         _integer(call.gas),
         account(call.to),
-        b"",
+        _integer(call.value),
         call.data,
         [],
     ]

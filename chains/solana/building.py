@@ -60,10 +60,16 @@ class Builder:
         self._allowed = Allowed(settings.allow_off_curve, settings.allow_token_accounts)
 
     async def build(
-        self, session: AsyncSession, org_id: UUID, address: str, payouts: Sequence[Payout]
+        self,
+        session: AsyncSession,
+        org_id: UUID,
+        address: str,
+        payouts: Sequence[Payout],
+        *,
+        moves: bool = False,
     ) -> Built:
-        """See `Chain.build`. Raises `ChainUnavailable`, `UnknownKey` and `SigningFailed`; then nothing was
-        written."""
+        """See `Chain.build`, and with `moves` `Chain.move`. Raises `ChainUnavailable`, `UnknownKey` and
+        `SigningFailed`; then nothing was written."""
         flying = await stored.open_transactions(session, address)
         room = min(self._settings.max_in_flight - len(flying), _BUILT_AT_ONCE)
         if room <= 0 or not payouts:
@@ -101,6 +107,7 @@ class Builder:
         for plan in plans:
             made = terms.message(terms.draft(plan, plan.budget), latest.hash)
             kind = TransactionKind.TRANSFER if len(plan.transfers) == 1 else TransactionKind.BATCH
+            kind = TransactionKind.MOVE if moves else kind
             paid = tuple(transfer.payout for transfer in plan.transfers)
             asked.append((made, Purpose(plan.id, kind, paid, self._settings.usdc)))
         try:

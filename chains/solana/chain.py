@@ -20,7 +20,7 @@ from chains.protocol import (
     Transfer,
 )
 from chains.signers import Curve, Signers
-from chains.solana import accounts, addresses
+from chains.solana import accounts, addresses, moving
 from chains.solana.building import Builder
 from chains.solana.cluster import Cluster
 from chains.solana.following import Follower
@@ -45,7 +45,7 @@ class Solana:
         self._mint = Pubkey.from_string(settings.usdc)
         self._off_curve = settings.allow_off_curve or settings.allow_token_accounts
         self._tokens = Tokens(self._rpc, settings)
-        cluster = Cluster(settings, self._rpc, self._tokens)
+        self._cluster = cluster = Cluster(settings, self._rpc, self._tokens)
         self._builder = Builder(settings, self._rpc, signers, cluster, self._tokens)
         history = History(self._rpc.each())
         self._sender = Sender(settings, self._rpc, signers, cluster, history)
@@ -77,6 +77,22 @@ class Solana:
     ) -> Built:
         with self._rpc.pinned():
             return await self._builder.build(session, org_id, address, payouts)
+
+    async def move(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        with self._rpc.pinned():
+            payout = Payout(reference, to, await self.token_balance(address))
+            return await self._builder.build(session, org_id, address, [payout], moves=True)
+
+    async def move_native(
+        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
+    ) -> Built:
+        with self._rpc.pinned():
+            lamports = await self.native_balance(address)
+            return await moving.move_native(
+                self._cluster, self._signers, session, org_id, address, lamports, to, reference
+            )
 
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await self._sender.broadcast(session, transaction_ids)

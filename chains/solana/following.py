@@ -223,7 +223,9 @@ def _read_costs(meta: Any) -> _Costs:
     try:
         before, after = meta["preBalances"], meta["postBalances"]
         rent = sum(after[1:]) - sum(before[1:])
-        return _Costs(fee=before[0] - after[0] - rent, rent=rent, error=meta["err"])
+        # Without a token account in it, lamports went somewhere else than into opening one.
+        opened = rent if meta.get("postTokenBalances") else 0
+        return _Costs(fee=before[0] - after[0] - rent, rent=opened, error=meta["err"])
     except (KeyError, TypeError, IndexError):
         raise ChainUnavailable("a mined transaction came without its balances") from None
 

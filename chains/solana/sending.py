@@ -140,8 +140,9 @@ class Sender:
         self, one: stored.Bytes, payouts: tuple[Payout, ...], latest: Blockhash, price: int
     ) -> SignedTransaction:
         made = formats.renewed(one.raw, latest.hash, price)
-        kind = TransactionKind.TRANSFER if len(payouts) == 1 else TransactionKind.BATCH
-        purpose = Purpose(one.transaction_id, kind, payouts, self._settings.usdc)
+        keys = {str(key) for key in made.account_keys}
+        token = self._settings.usdc if self._settings.usdc in keys else None
+        purpose = Purpose(one.transaction_id, one.kind, payouts, token)
         hash, raw = await transactions.sign(made, await self._signers.signer(one.address), purpose)
         return SignedTransaction(
             one.transaction_id, TransactionKind.BATCH, (), raw, hash, expires_at=latest.last_valid_height

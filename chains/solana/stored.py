@@ -16,7 +16,7 @@ from uuid import UUID
 from sqlalchemy import TextClause, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import ChainName
+from chains.protocol import ChainName, TransactionKind
 
 CHAIN: Final = ChainName.SOLANA.value
 
@@ -40,6 +40,7 @@ class Bytes:
     raw: bytes
     slot: int
     expires_at: int
+    kind: TransactionKind
 
 
 _OPEN: Final = text(
@@ -59,7 +60,7 @@ _OPEN: Final = text(
 
 _NEWEST: Final = """
     SELECT transaction.id, transaction.org_id, transaction.address, newest.hash, newest.raw,
-           newest.created_height, newest.expires_at
+           newest.created_height, newest.expires_at, transaction.kind
     FROM chain_transaction AS transaction
         CROSS JOIN LATERAL (
             SELECT * FROM chain_attempt
@@ -131,6 +132,6 @@ async def raw(session: AsyncSession, hashes: Sequence[str]) -> dict[str, bytes]:
 async def _read(session: AsyncSession, statement: TextClause, given: dict[str, object]) -> list[Bytes]:
     rows = await session.execute(statement, {"chain": CHAIN} | given)
     return [
-        Bytes(id, UUID(str(org_id)), address, hash, bytes(raw), slot, expires_at)
-        for id, org_id, address, hash, raw, slot, expires_at in rows
+        Bytes(id, UUID(str(org_id)), address, hash, bytes(raw), slot, expires_at, TransactionKind(kind))
+        for id, org_id, address, hash, raw, slot, expires_at, kind in rows
     ]

@@ -61,7 +61,7 @@ _CLAIM = text(
                      AND party.currency = deposit.currency AND paid.kind = 'debit'
                      AND paid.phase IN ('posted', 'post'))
            ) AND NOT EXISTS (
-               SELECT FROM wallet AS own
+               SELECT FROM wallet_address AS own
                WHERE own.org_id = deposit.org_id AND own.chain = deposit.chain
                  AND own.address = deposit.sender
            ) AS known

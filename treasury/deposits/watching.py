@@ -46,7 +46,7 @@ _PENDING = text(
 )
 _PLACES = text(
     """
-    SELECT address, org_id, id AS wallet_id, NULL AS deposit_address_id FROM wallet
+    SELECT address, org_id, wallet_id, NULL AS deposit_address_id FROM wallet_address
     WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))
     UNION ALL
     SELECT address, org_id, NULL, id FROM deposit_address
