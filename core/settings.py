@@ -9,12 +9,14 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, SecretStr, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 
 class EndpointSettings(BaseModel):
     """A JSON-RPC address of a chain's node. Its path is often a credential, so it is never shown."""
+
+    model_config = ConfigDict(extra="forbid")
 
     url: SecretStr
     weight: int = Field(default=1, ge=1)
@@ -286,6 +288,8 @@ class Settings(BaseSettings):
         env_ignore_empty=True,
         extra="ignore",
         frozen=True,
+        # An address may hold a credential.
+        hide_input_in_errors=True,
     )
 
     database_url: str = Field(description="PostgreSQL as the application's role, which owns nothing.")

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import httpx
+
 Reply = tuple[int, bytes, dict[str, str]]
 
 
@@ -35,6 +37,9 @@ class Node:
             return answer | {"error": self.refusal}
         return answer | {"result": {"head": self.head, "name": self.name, "send": "taken"}[method]}
 
+    async def answers(self, body: Any) -> Any:
+        return [self.reply(one) for one in body] if isinstance(body, list) else self.reply(body)
+
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         gone = ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError
         with contextlib.suppress(*gone):
@@ -42,8 +47,7 @@ class Node:
                 head = (await reader.readuntil(b"\r\n\r\n")).decode().lower()
                 length = int(head.split("content-length: ")[1].split("\r\n")[0])
                 body = json.loads(await reader.readexactly(length))
-                answer = [self.reply(one) for one in body] if isinstance(body, list) else self.reply(body)
-                content = json.dumps(answer).encode()
+                content = json.dumps(await self.answers(body)).encode()
                 reply = (200, content, {}) if self.mood is None else self.mood(content)
                 await asyncio.sleep(self.delay)
                 if reply is None:
@@ -57,6 +61,35 @@ class Node:
         writer.close()
         with contextlib.suppress(*gone):
             await writer.wait_closed()
+
+
+Lie = Callable[[str, Any, Any], Any]
+
+
+@dataclass
+class Relay(Node):
+    """A node before a real one. `lie` gets method, parameters and the real result, and gives another;
+    `refused` is what it says of whatever it is to send, which it does not."""
+
+    upstream: str = ""
+    lie: Lie | None = None
+    refused: str | None = None
+    requests: int = 0
+
+    async def answers(self, body: Any) -> Any:
+        self.requests += 1
+        calls = body if isinstance(body, list) else [body]
+        self.asked += [call["method"] for call in calls]
+        if self.refused is not None and calls[0]["method"] == "eth_sendRawTransaction":
+            error = {"code": -32000, "message": self.refused}
+            replies = [{"jsonrpc": "2.0", "id": call["id"], "error": error} for call in calls]
+            return replies if isinstance(body, list) else replies[0]
+        async with httpx.AsyncClient(timeout=10) as client:
+            replies = (await client.post(self.upstream, json=body)).json()
+        for call, reply in zip(calls, replies if isinstance(replies, list) else [replies], strict=True):
+            if self.lie is not None and "result" in reply:
+                reply["result"] = self.lie(call["method"], call["params"], reply["result"])
+        return replies
 
 
 @asynccontextmanager
