@@ -7,14 +7,14 @@ import json
 import shutil
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 
 from sandbox.torture.audit import SETTLED, Verdict, audit
-from sandbox.torture.deeds import keep_doing
+from sandbox.torture.deeds import DEEDS, Deed, keep_doing
 from sandbox.torture.payments import Traffic
 from sandbox.torture.world import World
 
@@ -56,7 +56,12 @@ class Outcome:
 
 
 async def run(
-    seed: int, seconds: float, progress: Progress, rate: float = PAYMENTS_A_SECOND, pace: float = 1.5
+    seed: int,
+    seconds: float,
+    progress: Progress,
+    rate: float = PAYMENTS_A_SECOND,
+    pace: float = 1.5,
+    deeds: Mapping[Deed, int] = DEEDS,
 ) -> Outcome:
     """Torture for `seconds`, let everything come to rest, and compare. `pace` is the mean time between two
     deeds, in seconds."""
@@ -71,7 +76,11 @@ async def run(
             for proxy in proxies:
                 proxy.chance = 0.01
         try:
-            await _torture(world, traffic, seconds, rate, pace, progress)
+
+            async def doing(peace: asyncio.Event) -> None:
+                await keep_doing(world, peace, pace, deeds)
+
+            await _torture(world, traffic, seconds, rate, doing, progress)
             await world.behave()
             await _rest(world, traffic, progress)
             verdict = await audit(world, traffic)
@@ -97,14 +106,19 @@ async def run(
 
 
 async def _torture(
-    world: World, traffic: Traffic, seconds: float, rate: float, pace: float, progress: Progress
+    world: World,
+    traffic: Traffic,
+    seconds: float,
+    rate: float,
+    doing: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
+    progress: Progress,
 ) -> None:
     enough, peace = asyncio.Event(), asyncio.Event()
     watching = asyncio.create_task(_watch(world, traffic, progress))
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(traffic.run(rate, enough))
-            tasks.create_task(keep_doing(world, peace, pace))
+            tasks.create_task(doing(peace))
             await asyncio.sleep(seconds * (1 - _AFTER_TRAFFIC))
             enough.set()
             await asyncio.sleep(seconds * _AFTER_TRAFFIC)
