@@ -14,8 +14,9 @@ from chains import log
 from chains.ethereum import calldata
 from chains.ethereum.gas import gas_for
 from chains.ethereum.recently import Recently
-from chains.ethereum.rpc import Rpc, octets
-from chains.ethereum.transactions import Call, delegation_code, sign_call, sign_delegation
+from chains.ethereum.rpc import Call, Rpc, octets
+from chains.ethereum.transactions import Call as Transaction
+from chains.ethereum.transactions import delegation_code, sign_call, sign_delegation
 from chains.ethereum.wallets import (
     ForeignNonces,
     Nonces,
@@ -26,7 +27,7 @@ from chains.ethereum.wallets import (
     token_amount,
 )
 from chains.protocol import ChainName, ChainUnavailable, SignedTransaction, TransactionKind
-from chains.signers import Purpose, Signers
+from chains.signers import Purpose, Signers, SigningRefused
 from core.identifiers import new_id
 from core.logs import get_logger
 from core.settings import EthereumSettings
@@ -38,6 +39,12 @@ _DELEGATION_GAS: Final = 100_000
 # `approve` of USDC takes 56,000 where there was no allowance.
 _APPROVAL_GAS: Final = 100_000
 _UNLIMITED: Final = 2**256 - 1
+# Nothing tells that a chain takes delegations but the rules that came with them, EIP-2537 (Prague) for one:
+# its precompile adds two points at infinity.
+_PRAGUE: Final[Call] = (
+    "eth_call",
+    [{"to": "0x" + (11).to_bytes(20).hex(), "data": "0x" + "00" * 256}, "latest"],
+)
 
 
 class WrongDelegate(ChainUnavailable):
@@ -71,8 +78,9 @@ async def prepare(
     back. See `Chain.prepare`.
 
     With too little ether nothing is done: payments then go one by one. The same while its nonces are
-    uncertain: that is one wallet's trouble, and no reason to leave the next unprepared. Raises
-    `ChainUnavailable`, of it `WrongDelegate`.
+    uncertain, or when its signer refuses: that is one wallet's trouble, and no reason to leave the next
+    unprepared. On a chain that does not know delegations none is signed: its nonce would wait for ever.
+    Raises `ChainUnavailable`, of it `WrongDelegate`.
     """
     # Most wallets were readied long ago: nothing is asked for those, and none is locked to find that out.
     if address in prepared:
@@ -86,7 +94,7 @@ async def prepare(
             allowed = await allowance(rpc, settings, address)
             if _wanted(settings, allowed) != allowed:
                 return await _approve(wallet, settings.allowance_payout)
-    except ForeignNonces as error:
+    except (ForeignNonces, SigningRefused) as error:
         logger.warning("not_prepared", address=address, error=str(error))
         return []
     prepared.note(address)
@@ -150,6 +158,10 @@ async def _delegates(wallet: _Wallet, delegate: str) -> bool:
 
 
 async def _delegate(wallet: _Wallet, delegate: str) -> list[str]:
+    (sum,) = await wallet.rpc.results([_PRAGUE])
+    if len(octets(sum)) != 128:
+        logger.error("no_delegations", advice="this chain lacks EIP-7702: set batching to allowance")
+        return []
     gas = await gas_for(wallet.rpc, wallet.settings, wallet.address, _DELEGATION_GAS)
     begun = await _begin(wallet, TransactionKind.DELEGATION, gas)
     if begun is None:
@@ -180,7 +192,7 @@ async def _approve(wallet: _Wallet, spender: str) -> list[str]:
     if amount:
         await _check_code(wallet, spender, calldata.allowance_runtime())
     signer = await wallet.signers.signer(wallet.address)
-    call = Call(nonces.take(), settings.usdc, calldata.approve(spender, amount), gas)
+    call = Transaction(nonces.take(), settings.usdc, calldata.approve(spender, amount), gas)
     id = new_id("ctx")
     purpose = Purpose(id, TransactionKind.APPROVAL, token=settings.usdc)
     signed = await sign_call(signer, settings.chain_id, state.fees, call, purpose)

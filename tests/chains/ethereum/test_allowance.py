@@ -322,6 +322,12 @@ async def test_a_chain_that_knows_no_delegation_pays_in_batches(database: Databa
         await contracts.mint(signer.address, 1_000 * USDC)
         await anvil.set_balance(node.rpc_url, signer.address, ETHER)
         await wallet.follow()
+        async with configured(wallet, batching="delegation") as delegating:
+            # a delegation that no node takes would hold up all that is signed after it
+            assert await delegating.prepare() == []
+            assert [one.kind for one in (await delegating.pay(payouts(2))).transactions] == [TRANSFER] * 2
+            await wallet.mine()
+            assert len(await wallet.confirmed()) == 2
         await approve(wallet)
         batch = payouts(5)
         assert [one.kind for one in (await wallet.pay(batch)).transactions] == [BATCH]

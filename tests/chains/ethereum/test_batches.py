@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -10,6 +11,7 @@ from eth_account import Account
 from chains.ethereum import Ethereum, calldata
 from chains.ethereum.preparing import WrongDelegate
 from chains.protocol import TransactionKind
+from chains.signers import SigningRefused, SigningRequest
 from chains.signers.keystore import Secp256k1Signer
 from sandbox.anvil import CHAIN_ID
 from tests.chains.ethereum.wallets import USDC, OneKey, Wallet, payouts, settings_for
@@ -108,3 +110,19 @@ async def test_a_payment_in_a_batch_of_a_hundred_costs_its_part_of_a_transfer(
     assert batch_to_new <= 100 * to_new * 0.5
     assert batch_to_known <= 100 * to_known * 0.3
     await chain.close()
+
+
+@pytest.mark.parametrize("batching", ["delegation", "allowance"])
+async def test_a_signer_that_refuses_leaves_payments_to_go_one_by_one(wallet: Wallet, batching: str) -> None:
+    class Refusing(Secp256k1Signer):
+        async def sign_many(self, requests: Sequence[SigningRequest]) -> list[bytes]:
+            if any(request.purpose.kind is not TRANSFER for request in requests):
+                raise SigningRefused("SigningNotAllowed", "no delegations, no allowances")
+            return await super().sign_many(requests)
+
+    signers = OneKey(Refusing(wallet.key.secret))
+    refused = replace(wallet, chain=Ethereum(settings_for(wallet.contracts, batching=batching), signers))
+    assert await refused.prepare() == []
+    built = await refused.pay(payouts(2))
+    assert [(one.kind, one.nonce) for one in built.transactions] == [(TRANSFER, 0), (TRANSFER, 1)]
+    await refused.chain.close()
