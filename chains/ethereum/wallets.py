@@ -85,11 +85,14 @@ async def _settled_nonce(rpc: Rpc, settings: EthereumSettings, address: str) -> 
     A count is not believed at once: one that is too high for a moment would leave a gap before all that we
     sign from then on. What still waits, or could be reorganised away, is waited for.
     """
-    tags = ("latest", "pending", await final_tag(rpc, settings))
-    latest, pending, final = (
-        quantity(answer)
-        for answer in await rpc.results([("eth_getTransactionCount", [address, tag]) for tag in tags])
-    )
+
+    async def counts(one: Rpc) -> tuple[int, int, int]:
+        tags = ("latest", "pending", await final_tag(one, settings))
+        calls = [("eth_getTransactionCount", [address, tag]) for tag in tags]
+        latest, pending, final = (quantity(answer) for answer in await one.results(calls))
+        return latest, pending, final
+
+    latest, pending, final = await rpc.confirmed(counts)
     if pending != latest:
         raise ForeignNonces(f"foreign transactions are pending: {address} has {latest}, with them {pending}")
     if final != latest:
