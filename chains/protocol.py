@@ -7,7 +7,7 @@ nothing: `Payout.reference` is the caller's business.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -199,6 +199,17 @@ class Inbound:
 
 
 @dataclass(frozen=True, slots=True)
+class Holding:
+    """A deposit to bring home: `amount` smallest units from the address `source`, whose key is the one that
+    was derived at the index `derivation`."""
+
+    reference: str
+    source: str
+    derivation: int
+    amount: int
+
+
+@dataclass(frozen=True, slots=True)
 class Opening:
     """What an address had at the end of one block, or slot, in smallest units."""
 
@@ -280,9 +291,13 @@ class Chain(Protocol):
         not taken is sent again by `rebroadcast`.
         """
 
-    async def rebroadcast(self, session: AsyncSession) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
         """Send again what is stored and has not been seen on chain for a while. On a chain whose
-        transactions expire, sign anew what can never be mined any more."""
+        transactions expire, sign anew what can never be mined any more.
+
+        For the addresses that are `stopped` nothing is signed, but for cancellations, and bytes that no node
+        has answered for yet stay here; what a node may have goes out again as ever.
+        """
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         """Read what is new on the chain since the last call, move the log on, and tell what moved.
@@ -297,6 +312,15 @@ class Chain(Protocol):
     async def deposit_address(self, index: int) -> str:
         """The address of the deposit key at `index`, always the same. Raises `UnknownKey` where this process
         may not ask for one (`chains.signers`)."""
+
+    async def sweep(
+        self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
+    ) -> list[SignedTransaction]:
+        """Sign transactions of kind SWEEP that bring `holdings` to the treasury wallet `address`, which
+        pays for them, as many as may be in flight, and write them to the log. What is left comes again.
+
+        The caller holds the wallet's lock, commits, and only then calls `broadcast`.
+        """
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         """Read on for the watched addresses (`chains.watching`) and tell what moved; `pending` are the

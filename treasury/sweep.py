@@ -14,7 +14,7 @@ from core.faults import Point, reach
 from core.locks import try_lock
 from treasury import rotation
 from treasury.models import Wallet
-from treasury.switches import STOPPED
+from treasury.switches import STOPPED, stopped_addresses
 
 IDEMPOTENCY_KEPT = timedelta(hours=48)
 
@@ -48,7 +48,8 @@ async def tend_chain(database: Database, chain: Chain) -> None:
         if not await try_lock(turn, f"coffer.tend.{chain.name}"):
             return
         async with database.everything() as session:
-            await chain.rebroadcast(session)
+            stopped = await stopped_addresses(session, chain.name)
+            await chain.rebroadcast(session, stopped)
             await session.commit()
         async with database.everything() as session:
             query = (
@@ -56,7 +57,11 @@ async def tend_chain(database: Database, chain: Chain) -> None:
                 .where(col(Wallet.chain) == chain.name.value, col(Wallet.rotation_id).is_(None))
                 .order_by(col(Wallet.id))
             )
-            wallets = [(wallet.org_id, wallet.address) for wallet in await session.scalars(query)]
+            wallets = [
+                (wallet.org_id, wallet.address)
+                for wallet in await session.scalars(query)
+                if wallet.address not in stopped
+            ]
         for org_id, address in wallets:
             await _prepare(database, chain, org_id, address)
         await rotation.advance(database, chain)

@@ -6,7 +6,7 @@ itself tells that a transaction is not going to be mined.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -56,11 +56,13 @@ async def rebroadcast(
     session: AsyncSession,
     looked_at: Recently,
     gaps: Recently,
+    stopped: Collection[str] = (),
 ) -> None:
     """Send again what no node is known to have taken, and what is not mined `rebroadcast_after` blocks after
     it was signed; the same bytes, and a second attempt at a higher fee where the first cannot be mined. What
     is in quarantine is not sent, but looked at again, and told of, unless it was `looked_at` recently. What
-    an operator ordered to be canceled is; `gaps` among the nonces, unless looked for recently, are filled.
+    an operator ordered to be canceled is; `gaps` among the nonces, unless looked for recently, are filled. Of
+    the addresses that are `stopped` nothing but a cancellation is signed, or sent for the first time.
 
     Commits what the session holds before anything is sent or looked for; the caller commits the rest. Raises
     `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
@@ -69,12 +71,13 @@ async def rebroadcast(
     late = height - settings.rebroadcast_after
     fresh = await cancel_ordered(rpc, settings, signers, session, height)
     if _ALL not in gaps:
-        fresh += await fill_gaps(rpc, settings, signers, session, height)
+        fresh += await fill_gaps(rpc, settings, signers, session, height, stopped)
         gaps.note(_ALL)
-    waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
-    if waiting:
-        await bump(rpc, settings, signers, session, waiting, height)
-        waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS)
+    waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS, stopped=stopped)
+    raisable = [one for one in waiting if one.cancels or one.address not in stopped]
+    if raisable:
+        await bump(rpc, settings, signers, session, raisable, height)
+        waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS, stopped=stopped)
     waiting = await _to_send(session, fresh, waiting)
     suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
     quarantined = await log.quarantined(session, ChainName.ETHEREUM)

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 from uuid import UUID
 
 from eth_utils.address import to_checksum_address
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.ethereum import addresses, broadcasting, building, calldata, following, moving, preparing
+from chains.ethereum import (
+    addresses,
+    broadcasting,
+    building,
+    calldata,
+    following,
+    moving,
+    preparing,
+    sweeping,
+)
 from chains.ethereum.finality import final_tag
 from chains.ethereum.gas import DataFees
 from chains.ethereum.inbound import inbound
@@ -22,10 +31,12 @@ from chains.protocol import (
     ChainUnavailable,
     Gathering,
     Head,
+    Holding,
     Inbound,
     Opening,
     Payout,
     Progress,
+    SignedTransaction,
     Transfer,
 )
 from chains.signers import Curve, Signers
@@ -57,6 +68,7 @@ class Ethereum:
         self._settings = settings.model_copy(update=contracts)
         self.native: Final[Currency] = CURRENCIES[settings.native_currency]
         self._signers = signers
+        self._domain: sweeping.Domain | None = None
         contract = {"delegation": settings.batch_payout, "allowance": settings.allowance_payout}
         batched = contract.get(settings.batching) is not None
         self.gathering = Gathering(settings.batch_size, settings.batch_wait if batched else 0.0)
@@ -138,10 +150,10 @@ class Ethereum:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await broadcasting.broadcast(self._rpc, session, transaction_ids)
 
-    async def rebroadcast(self, session: AsyncSession) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
         with self._rpc.pinned():
             await broadcasting.rebroadcast(
-                self._rpc, self._settings, self._signers, session, self._looked_at, self._gaps
+                self._rpc, self._settings, self._signers, session, self._looked_at, self._gaps, stopped
             )
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
@@ -159,6 +171,15 @@ class Ethereum:
                 [("eth_call", [balance_of, block]), ("eth_getBalance", [address, block])]
             )
         return Opening(quantity(header["number"]), token_amount(token), quantity(native))
+
+    async def sweep(
+        self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
+    ) -> list[SignedTransaction]:
+        if self._domain is None:
+            self._domain = await sweeping.read_domain(self._rpc, self._settings)
+        return await sweeping.sweep(
+            self._rpc, self._settings, self._signers, session, org_id, address, self._domain, holdings
+        )
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         with self._rpc.pinned():

@@ -7,6 +7,7 @@ which the log has lost, is left to them.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -63,14 +64,24 @@ class _Wallet:
 
 
 async def fill_gaps(
-    rpc: Rpc, settings: EthereumSettings, signers: Signers, session: AsyncSession, height: int
+    rpc: Rpc,
+    settings: EthereumSettings,
+    signers: Signers,
+    session: AsyncSession,
+    height: int,
+    stopped: Collection[str] = (),
 ) -> list[str]:
-    """Sign and store what fills the gaps of all wallets; nothing is sent. Answers the ids of what is to be.
+    """Sign and store what fills the gaps of all wallets but those `stopped`; nothing is sent. Answers the ids
+    of what is to be.
 
     Raises `ChainUnavailable`.
     """
     rows = await session.execute(_SUSPECTS, {"chain": ChainName.ETHEREUM.value})
-    wallets = [_Wallet(row.address, UUID(str(row.org_id)), row.next_nonce) for row in rows]
+    wallets = [
+        _Wallet(row.address, UUID(str(row.org_id)), row.next_nonce)
+        for row in rows
+        if row.address not in stopped
+    ]
     if not wallets:
         return []
     addresses = [one.address for one in wallets]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
@@ -131,7 +131,8 @@ _SENDABLE_BY_ID: Final = text(
 )
 # A share for each address, so that one wallet that is stuck does not keep the others from being sent.
 _UNMINED: Final = text(
-    f"{_SENDABLE} AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
+    f"{_SENDABLE} AND NOT (transaction.address = ANY(CAST(:stopped AS text[])) AND attempt.answer IS NULL "
+    "AND NOT attempt.cancels) AND (attempt.created_height <= :height OR attempt.sent_at IS NULL "
     "AND attempt.created_at <= now() - CAST(:unsent AS float8) * interval '1 second')) AS sendable "
     "WHERE place <= :most ORDER BY address, place"
 ).bindparams(bindparam("height", type_=BigInteger))
@@ -147,12 +148,20 @@ async def sendable(session: AsyncSession, chain: ChainName, transaction_ids: Seq
 
 
 async def unmined(
-    session: AsyncSession, chain: ChainName, height: int, unsent: float, most: int = 256
+    session: AsyncSession,
+    chain: ChainName,
+    height: int,
+    unsent: float,
+    most: int = 256,
+    stopped: Collection[str] = (),
 ) -> list[Sendable]:
     """Bytes that no node is known to have taken `unsent` seconds after they were stored, or that were signed
     at `height` or below and are still not mined; in the order of their nonces, at most `most` of each
-    address. What is in quarantine is not sent again."""
-    given = {"chain": chain.value, "height": height, "unsent": unsent, "most": most}
+    address. What is in quarantine is not sent again; nor, of the addresses that are `stopped`, what no node
+    has answered for, but for cancellations."""
+    given = {
+        "chain": chain.value, "height": height, "unsent": unsent, "most": most, "stopped": list(stopped),
+    }  # fmt: skip
     rows = await session.execute(_UNMINED, given)
     return [_sendable(row) for row in rows]
 
@@ -222,7 +231,7 @@ _UNMINED_AMOUNT: Final = text(
         JOIN chain_payout AS payout ON payout.transaction_id = transaction.id
     WHERE transaction.chain = :chain AND transaction.address = :address
         AND transaction.status NOT IN ('FINALIZED', 'EXPIRED')
-        AND transaction.status IN ('SIGNED', 'BROADCAST')
+        AND transaction.status IN ('SIGNED', 'BROADCAST') AND transaction.kind <> 'sweep'
     """
 )
 

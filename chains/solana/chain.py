@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from uuid import UUID
 
 from solders.pubkey import Pubkey
@@ -13,10 +13,12 @@ from chains.protocol import (
     ChainName,
     Gathering,
     Head,
+    Holding,
     Inbound,
     Opening,
     Payout,
     Progress,
+    SignedTransaction,
     Transfer,
 )
 from chains.signers import Curve, Signers
@@ -97,8 +99,8 @@ class Solana:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await self._sender.broadcast(session, transaction_ids)
 
-    async def rebroadcast(self, session: AsyncSession) -> None:
-        await self._sender.rebroadcast(session)
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+        await self._sender.rebroadcast(session, stopped)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         with self._rpc.pinned():
@@ -106,6 +108,11 @@ class Solana:
 
     async def opening(self, address: str) -> Opening:
         return await self._watcher.opening(address)
+
+    async def sweep(
+        self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
+    ) -> list[SignedTransaction]:
+        return []
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         return await self._watcher.inbound(session, pending)

@@ -8,7 +8,7 @@ to hold the whole chain from the signing up to there, finds no attempt of the tr
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any, Final
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -49,9 +49,9 @@ class Sender:
         """See `Chain.broadcast`. Bytes that are not committed are left alone."""
         await self._send(session, await stored.newest(session, transaction_ids))
 
-    async def rebroadcast(self, session: AsyncSession) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
         """See `Chain.rebroadcast`. What is signed anew here is sent by a later call, once it is committed."""
-        unseen = await stored.unseen(session, self._settings.rebroadcast_after)
+        unseen = await stored.unseen(session, self._settings.rebroadcast_after, stopped)
         if not unseen:
             return
         if not await self._send(session, unseen):
@@ -60,7 +60,7 @@ class Sender:
             # The slot is read first: whoever answers for it later has seen at least that height.
             height = await self._rpc.number("getBlockHeight", "finalized")
             slot = await self._rpc.number("getSlot", "finalized")
-        expired = [one for one in unseen if one.expires_at < height]
+        expired = [one for one in unseen if one.expires_at < height and one.address not in stopped]
         if expired:
             await self._renew(session, expired, slot)
 

@@ -8,7 +8,7 @@ clock: heights do not run backwards. `created_height` holds the slot at which th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -71,7 +71,8 @@ _NEWEST: Final = """
 """
 _BY_ID: Final = text(f"{_NEWEST} AND transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id")
 _UNSEEN: Final = text(
-    f"{_NEWEST} AND coalesce(newest.sent_at, newest.created_at) < now() - CAST(:seconds AS float8) "
+    f"{_NEWEST} AND NOT (transaction.address = ANY(CAST(:stopped AS text[])) AND newest.answer IS NULL) "
+    "AND coalesce(newest.sent_at, newest.created_at) < now() - CAST(:seconds AS float8) "
     "* interval '1 second' ORDER BY newest.created_at, transaction.id"
 )
 _LOCK: Final = text(
@@ -104,10 +105,11 @@ async def newest(session: AsyncSession, ids: Sequence[str]) -> list[Bytes]:
     return await _read(session, _BY_ID, {"ids": list(ids)})
 
 
-async def unseen(session: AsyncSession, seconds: float) -> list[Bytes]:
+async def unseen(session: AsyncSession, seconds: float, stopped: Collection[str] = ()) -> list[Bytes]:
     """The newest attempt of each transaction that was stored or, if a node took it, sent over `seconds` ago,
-    and that is not mined. What is younger is still on its way from whoever stored it."""
-    return await _read(session, _UNSEEN, {"seconds": seconds})
+    and that is not mined. What is younger is still on its way from whoever stored it. Of the addresses that
+    are `stopped`, what no node has answered for is left out."""
+    return await _read(session, _UNSEEN, {"seconds": seconds, "stopped": list(stopped)})
 
 
 async def lock(session: AsyncSession, ids: Sequence[str]) -> list[str]:

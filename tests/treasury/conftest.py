@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -54,6 +54,7 @@ class ScriptedChain:
     batch: int = 100
     breaks: Exception | None = None
     sent: list[str] = field(default_factory=list)
+    told_stopped: set[str] = field(default_factory=set)
     news: list[Inbound] = field(default_factory=list)
     name: ChainName = ChainName.ETHEREUM
     native: Currency = ETH
@@ -96,8 +97,8 @@ class ScriptedChain:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         self.sent += transaction_ids
 
-    async def rebroadcast(self, session: AsyncSession) -> None:
-        return
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+        self.told_stopped = set(stopped)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return []

@@ -17,7 +17,7 @@ from chains.protocol import Built, Payout
 from tests.treasury.conftest import Treasury
 from tests.treasury.policing import ask, codes
 from treasury import switches
-from treasury.sweep import wallets_with_waiting_intents
+from treasury.sweep import tend_chain, wallets_with_waiting_intents
 from treasury.switches import UnknownWallet
 
 Switch = Callable[[AsyncSession, Treasury], Awaitable[bool]]
@@ -146,3 +146,11 @@ async def test_only_wallets_of_ones_own_are_stopped_and_nobody_stops_everybody_b
 async def test_one_switch_is_on_once_however_many_turn_it_at_once(treasury: Treasury) -> None:
     turned = await asyncio.gather(*(turn(treasury, STOPS["everything"]) for _ in range(5)))
     assert sorted(turned) == [False] * 4 + [True]
+
+
+async def test_who_tends_a_chain_knows_what_is_stopped(treasury: Treasury) -> None:
+    await tend_chain(treasury.workers, treasury.chain)
+    assert treasury.chain.told_stopped == set()
+    await turn(treasury, STOPS["organisation"])
+    await tend_chain(treasury.workers, treasury.chain)
+    assert treasury.chain.told_stopped == {"0xTreasury"}
