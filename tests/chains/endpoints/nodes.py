@@ -63,6 +63,7 @@ class Node:
             await writer.wait_closed()
 
 
+SENDING = {"eth_sendRawTransaction", "sendTransaction"}
 Lie = Callable[[str, Any, Any], Any]
 
 
@@ -80,7 +81,7 @@ class Relay(Node):
         self.requests += 1
         calls = body if isinstance(body, list) else [body]
         self.asked += [call["method"] for call in calls]
-        if self.refused is not None and calls[0]["method"] == "eth_sendRawTransaction":
+        if self.refused is not None and calls[0]["method"] in SENDING:
             error = {"code": -32000, "message": self.refused}
             replies = [{"jsonrpc": "2.0", "id": call["id"], "error": error} for call in calls]
             return replies if isinstance(body, list) else replies[0]
