@@ -13,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import ChainName, PayoutResult, Progress
 from treasury import rotation
+from treasury.deposits import sweeps
 
 Steps = Sequence[tuple[Progress, PayoutResult]]
 Handler = Callable[[AsyncSession, UUID, ChainName, Steps], Awaitable[None]]
@@ -21,6 +22,7 @@ Handler = Callable[[AsyncSession, UUID, ChainName, Steps], Awaitable[None]]
 # database transaction that books what it cost.
 HANDLERS: Final[Mapping[str, Handler]] = {
     rotation.PREFIX: rotation.settle,
+    sweeps.PREFIX: sweeps.settle,
 }
 
 

@@ -27,6 +27,7 @@ from workers.sweep import (
     expire_holds,
     forget_expired,
     ready_addresses,
+    sweep_deposits,
     sweep_wallets,
     tend_chain,
     watch_gas,
@@ -91,6 +92,7 @@ def _ticks(settings: Settings) -> list[tuple[Callable[[], object], float]]:
             ticks.append((lambda name=name: watch_deposits.send(name), chain.poll_interval))  # type: ignore[misc]
             ticks.append((lambda name=name: tend_chain.send(name), settings.sweep_interval))  # type: ignore[misc]
             ticks.append((lambda name=name: ready_addresses.send(name), settings.sweep_interval))  # type: ignore[misc]
+            ticks.append((lambda name=name: sweep_deposits.send(name), settings.sweep_interval))  # type: ignore[misc]
             ticks.append((lambda name=name: watch_gas.send(name), _GAS_SECONDS))  # type: ignore[misc]
     return ticks
 

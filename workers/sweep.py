@@ -7,7 +7,7 @@ import dramatiq
 from chains.protocol import ChainName
 from ledger import expiry
 from treasury import gas, sweep
-from treasury.deposits import addresses
+from treasury.deposits import addresses, sweeps
 from treasury.policies import approvals
 from workers.broker import HINT_MS, broker
 from workers.dispatch import dispatch_wallet
@@ -44,6 +44,13 @@ async def ready_addresses(chain: str) -> None:
     """Derive deposit addresses before they are asked for."""
     here = runtime()
     await addresses.fill(here.database, here.chains[ChainName(chain)], here.settings.deposit_pool)
+
+
+@dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)
+async def sweep_deposits(chain: str) -> None:
+    """Bring to the treasury what lies on deposit addresses."""
+    here = runtime()
+    await sweeps.sweep(here.database, here.chains[ChainName(chain)], here.settings.min_sweep)
 
 
 @dramatiq.actor(broker=broker, queue_name="sweep", max_age=HINT_MS)

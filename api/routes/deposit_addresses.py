@@ -36,8 +36,9 @@ router = APIRouter(prefix="/v1/orgs/{orgId}/treasury", tags=["Treasury"], route_
     status_code=201,
     response_model=DepositAddressRead,
     summary="Get a customer a deposit address",
-    responses={200: {"model": DepositAddressRead, "description": "The address that the customer has."}}
-    | errors(*authentication.REFUSALS, ChainNotConfigured, NoDepositAddress, ValidationError, Unavailable),
+    responses=errors(
+        *authentication.REFUSALS, ChainNotConfigured, NoDepositAddress, ValidationError, Unavailable
+    ),
 )
 async def create_deposit_address(
     org: WriteTreasury, body: DepositAddressCreate, request: Request

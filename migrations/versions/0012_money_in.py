@@ -84,7 +84,7 @@ def _deposit_addresses() -> None:
     isolate(
         "deposit_address",
         app="SELECT, UPDATE (customer_id, reference, assigned_at)",
-        worker="SELECT, INSERT",
+        worker="SELECT, INSERT, UPDATE (customer_id, reference, assigned_at)",
     )
     refuse_change("deposit_address", "DELETE OR TRUNCATE")
     op.execute(
@@ -244,7 +244,7 @@ def _sweeps() -> None:
             completed_at timestamptz,
             PRIMARY KEY (org_id, id),
             CONSTRAINT positive CHECK (amount > 0),
-            CONSTRAINT known_status CHECK (status IN ('SIGNED', 'COMPLETED', 'FAILED')),
+            CONSTRAINT known_status CHECK (status IN ('SIGNED', 'FINAL', 'COMPLETED', 'FAILED')),
             CONSTRAINT booked_when_completed CHECK ((status = 'COMPLETED') = (transfer IS NOT NULL))
         )
         """

@@ -23,9 +23,10 @@ class DepositStatus(StrEnum):
 
 
 class SweepStatus(StrEnum):
-    """SIGNED and stored, and COMPLETED or FAILED when that is final."""
+    """SIGNED and stored; FINAL on the chain, and then COMPLETED in the books; or FAILED, for good."""
 
     SIGNED = "SIGNED"
+    FINAL = "FINAL"
     COMPLETED = "COMPLETED"
     FAILED = "FAILED"
 
@@ -157,7 +158,7 @@ class Sweep(SQLModel, table=True):
     __tablename__ = "sweep"
     __table_args__ = (
         CheckConstraint("amount > 0", name="positive"),
-        CheckConstraint("status IN ('SIGNED', 'COMPLETED', 'FAILED')", name="known_status"),
+        CheckConstraint("status IN ('SIGNED', 'FINAL', 'COMPLETED', 'FAILED')", name="known_status"),
         CheckConstraint("(status = 'COMPLETED') = (transfer IS NOT NULL)", name="booked_when_completed"),
         Index(
             "uq_sweep_open", "deposit_address_id", unique=True,
