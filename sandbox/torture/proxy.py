@@ -336,7 +336,8 @@ def _promised(method: str, params: list[Any]) -> str:
     if method == "eth_sendRawTransaction":
         return "0x" + keccak(bytes.fromhex(params[0][2:])).hex()
     raw = base64.b64decode(params[0])
-    return str(Signature.from_bytes(raw[1:65]))
+    # Of one signer: behind the count, or at the end of a transaction of version 1, which begins with 0x81.
+    return str(Signature.from_bytes(raw[-64:] if raw[0] & 0x80 else raw[1:65]))
 
 
 def _forgotten(method: str, result: Any) -> Any:

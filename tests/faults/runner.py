@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import time
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+import psutil
 from sqlalchemy import text
 
 from chains.ethereum import broadcasting
@@ -46,18 +48,44 @@ class Job:
     patience: float = PATIENCE
 
 
+class Worker:
+    """A worker that runs beside the test."""
+
+    def __init__(self, job: Job) -> None:
+        context = get_context("forkserver")
+        context.set_forkserver_preload(["tests.faults.runner"])
+        self._patience = job.patience
+        self._process = context.Process(target=_main, args=(job,), daemon=True)
+        self._process.start()
+
+    async def ended(self) -> int:
+        """How: 0 when all was settled, 70 at its fault point, `TIMED_OUT` when it gave up."""
+        try:
+            await asyncio.to_thread(self._process.join, self._patience + 10)
+            assert self._process.exitcode is not None, "a worker ends by itself"
+            return self._process.exitcode
+        finally:
+            self._process.kill()
+
+    async def stands_still(self) -> None:
+        """Wait until it has stopped itself."""
+        assert self._process.pid is not None, "it was started"
+        seen = psutil.Process(self._process.pid)
+        async with asyncio.timeout(self._patience):
+            while seen.status() != psutil.STATUS_STOPPED:  # noqa: ASYNC110 - a process that stops tells nobody
+                await asyncio.sleep(0.02)
+
+    def wake(self) -> None:
+        assert self._process.pid is not None, "it was started"
+        os.kill(self._process.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        self._process.kill()
+
+
 async def run(job: Job) -> int:
-    """How a worker ended: 0 when all was settled, 70 at its fault point, `TIMED_OUT` when it gave up."""
-    context = get_context("forkserver")
-    context.set_forkserver_preload(["tests.faults.runner"])
-    process = context.Process(target=_main, args=(job,), daemon=True)
-    process.start()
-    try:
-        await asyncio.to_thread(process.join, job.patience + 10)
-        assert process.exitcode is not None, "a worker ends by itself"
-        return process.exitcode
-    finally:
-        process.kill()
+    """Run a worker to its end; see `Worker.ended`."""
+    return await Worker(job).ended()
 
 
 def settings(environment: dict[str, str]) -> Settings:
