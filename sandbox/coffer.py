@@ -315,14 +315,16 @@ class Coffer:
         await self.mints.solana.mint_to_many(balances)
 
     async def _wallets_are_prepared(self) -> bool:
-        """Whether the wallets may pay in batches, and that transaction is booked."""
+        """Whether the wallets may pay in batches, and that transaction is booked; or pay one by one."""
+        if dict(self.tuning.settings).get("COFFER_ETHEREUM__BATCHING") == "none":
+            return True
         database = Database.connect(self.urls.worker, 1)
         try:
             async with database.everything() as session:
                 done = await session.scalar(
                     text(
-                        "SELECT count(*) FROM chain_transaction"
-                        " WHERE kind = 'delegation' AND status IN ('CONFIRMED', 'FINALIZED')"
+                        "SELECT count(DISTINCT address) FROM chain_transaction"
+                        " WHERE kind IN ('delegation', 'approval') AND status IN ('CONFIRMED', 'FINALIZED')"
                     )
                 )
         finally:

@@ -219,7 +219,10 @@ async def _begin(wallet: _Wallet, kind: TransactionKind, gas: int) -> tuple[Nonc
 
 
 async def _check_code(wallet: _Wallet, contract: str, expected: bytes) -> None:
-    if octets(await wallet.rpc.call("eth_getCode", contract, "latest")) != expected:
+    async def code(one: Rpc) -> bytes:
+        return octets(await one.call("eth_getCode", contract, "latest"))
+
+    if await wallet.rpc.confirmed(code) != expected:
         raise WrongDelegate(f"the code at {contract} is not ours")
 
 
