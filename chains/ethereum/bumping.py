@@ -123,9 +123,10 @@ async def _affordable(rpc: Rpc, raises: Sequence[_Raise]) -> list[_Raise]:
     balances = {address: quantity(answer) for address, answer in zip(addresses, answers, strict=True)}
     affordable = []
     for one in raises:
-        address = one.attempt.address
-        balances[address] -= gas_limit_of(one.attempt.raw) * one.new.max_fee
-        if balances[address] >= 0:
+        address, raw = one.attempt.address, one.attempt.raw
+        cost = gas_limit_of(raw) * one.new.max_fee + value_of(raw)
+        if cost <= balances[address]:
+            balances[address] -= cost
             affordable.append(one)
         else:
             logger.warning("no_gas_to_bump", transactionId=one.attempt.transaction_id, address=address)
