@@ -51,9 +51,12 @@ class Sender:
 
     async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
         """See `Chain.rebroadcast`. What is signed anew here is sent by a later call, once it is committed."""
-        unseen = await stored.unseen(session, self._settings.rebroadcast_after, stopped)
-        if not unseen:
+        waiting = await stored.unseen(session, self._settings.rebroadcast_after, stopped)
+        if not waiting:
             return
+        async with log.between_transactions(session):
+            landed = await self._landed(waiting)
+        unseen = [one for one in waiting if one.hash not in landed]
         if not await self._send(session, unseen):
             return
         async with log.between_transactions(session):
@@ -63,6 +66,15 @@ class Sender:
         expired = [one for one in unseen if one.expires_at < height and one.address not in stopped]
         if expired:
             await self._renew(session, expired, slot)
+
+    async def _landed(self, attempts: Sequence[stored.Bytes]) -> set[str]:
+        """Hashes of those that a node has run already, in a block that may still go: to send them again is
+        work for it, and nothing else."""
+        try:
+            _, statuses = await self._rpc.statuses([one.hash for one in attempts], history=False)
+        except RpcError:
+            return set()
+        return {hash for hash, status in statuses.items() if status is not None}
 
     async def _send(self, session: AsyncSession, attempts: Sequence[stored.Bytes]) -> bool:
         """Send and mark, part by part, until the node no longer answers; whether it did to the end. No
