@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from typing import Final
 from uuid import UUID
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -40,6 +41,9 @@ from core.logs import get_logger
 from core.settings import EthereumSettings
 
 logger = get_logger(__name__)
+
+# What it takes to raise a balance from zero more than from anything else (EIP-2929, EIP-3529).
+_NEW_RECIPIENT_GAS: Final = 17_100
 
 
 class InsufficientGas(ChainUnavailable):
@@ -95,6 +99,8 @@ async def build(
         return Built()
     spoken_for = await log.unmined_amount(session, ChainName.ETHEREUM, address)
     state = await read_state(rpc, settings, address)
+    if rpc.several and state.height < max(await log.blocks(session, ChainName.ETHEREUM), default=0):
+        raise ChainUnavailable("the node has not seen yet what was read of the chain")
     await skip_foreign(rpc, settings, nonces, state)
     budget = await batchable(rpc, settings, address, state, spoken_for, prepared)
     most = free * (settings.batch_size if budget else 1)
@@ -163,9 +169,12 @@ async def _plan(
         estimates = iter(await rpc.results([_estimate(settings, address, group) for group in asked]))
         smaller: list[tuple[Payout, ...]] = []
         for group in groups:
-            gas = fixed if len(group) == 1 and fixed else _with_margin(quantity(next(estimates)))
-            if gas <= GAS_CAP or len(group) == 1:
-                planned.append(_Planned(group, min(gas, GAS_CAP)))
+            if len(group) == 1 and fixed:
+                planned.append(_Planned(group, fixed))
+                continue
+            estimate = quantity(next(estimates))
+            if estimate * 5 // 4 <= GAS_CAP or len(group) == 1:
+                planned.append(_Planned(group, min(_with_margin(estimate, len(group)), GAS_CAP)))
             else:
                 half = len(group) // 2
                 smaller += [group[:half], group[half:]]
@@ -192,10 +201,10 @@ def _payer(settings: EthereumSettings, address: str) -> str:
     return settings.allowance_payout
 
 
-def _with_margin(estimate: int) -> int:
-    """A quarter more than estimated. A recipient whose balance falls to zero before we are mined costs more
-    than it did, and a batch that runs out of gas is reverted whole."""
-    return estimate * 5 // 4
+def _with_margin(estimate: int, payments: int) -> int:
+    """A quarter more than estimated, and as much as would make every recipient a new one: a batch that runs
+    out of gas is reverted whole, and recipients may empty their accounts before it is mined."""
+    return max(estimate * 5 // 4, estimate + payments * _NEW_RECIPIENT_GAS)
 
 
 def _affordable(

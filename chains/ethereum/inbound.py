@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final
 
 from eth_utils.address import to_checksum_address
@@ -67,6 +68,9 @@ async def inbound(
         return Inbound()
     before = await watching.blocks(session, ChainName.ETHEREUM)
     latest, final, last = await _heads(rpc, settings, max(before, default=None))
+    for also in await rpc.others(partial(_heads, settings=settings, position=None)):
+        # What one endpoint alone has is read when another has it too.
+        latest, final = min(latest, also[0], key=_number), min(final, also[1], key=_number)
     seen = await _known(rpc, before, latest, final, last)
     kept = max(seen)
     logs = await _read_on(rpc, settings, seen, [one for one in watches if one.joined], latest, final)
@@ -157,7 +161,9 @@ async def _read_on(
     logs: list[_Log] = []
     if max(seen) < final.number:
         first, through = max(seen) + 1, min(final.number, max(seen) + settings.inbound_range)
-        logs = await _in_range(rpc, settings, addresses, first, through)
+        logs = await rpc.confirmed(
+            partial(_in_range, settings=settings, addresses=addresses, first=first, last=through)
+        )
         # Asked after the logs: a node that had no such block could not have had them.
         seen[through] = (await _existing(rpc, through)).hash
         if through < final.number:
@@ -172,7 +178,8 @@ async def _read_on(
             break
         seen[number] = header.hash
         hashes.append(header.hash)
-    return logs + await _in_blocks(rpc, settings, addresses, hashes)
+    ask = partial(_in_blocks, settings=settings, addresses=addresses, hashes=hashes)
+    return logs + await rpc.confirmed(ask)
 
 
 async def _catch_up(
@@ -191,10 +198,13 @@ async def _catch_up(
     logs: list[_Log] = []
     for start in range(first, through + 1, settings.inbound_range):
         last = min(through, start + settings.inbound_range - 1)
-        logs += await _in_range(rpc, settings, addresses, start, last)
+        logs += await rpc.confirmed(
+            partial(_in_range, settings=settings, addresses=addresses, first=start, last=last)
+        )
     await _existing(rpc, through)
     hashes = [hash for number, hash in seen.items() if number > max(through, first - 1)]
-    return logs + await _in_blocks(rpc, settings, addresses, hashes)
+    ask = partial(_in_blocks, settings=settings, addresses=addresses, hashes=hashes)
+    return logs + await rpc.confirmed(ask)
 
 
 async def _in_range(
@@ -323,6 +333,10 @@ def _log(entry: Any) -> _Log:
         recipient=_address(recipient),
         amount=_amount(entry["data"]),
     )
+
+
+def _number(header: _Header) -> int:
+    return header.number
 
 
 def _topic(address: str) -> str:

@@ -115,7 +115,8 @@ class Solana:
         return []
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
-        return await self._watcher.inbound(session, pending)
+        with self._rpc.pinned():
+            return await self._watcher.inbound(session, pending)
 
     async def deposit_address(self, index: int) -> str:
         return await self._signers.derive(Curve.of(self.name), index)

@@ -93,6 +93,8 @@ class Watcher:
         program = await self._token_program()
         accounts = {address: str(token_account(address, self._mint, program)) for address in watches}
         final = await self._rpc.number("getSlot", "finalized")
+        for also in await self._rpc.others(lambda one: one.number("getSlot", "finalized")):
+            final = min(final, also)
         _, balances = await self._rpc.accounts(
             [accounts[address] for address, one in watches.items() if not one.busy], dataSlice=_AMOUNT
         )
@@ -166,9 +168,13 @@ class Watcher:
                 if not one.failed and (own is None or (own.address != address and own.kind not in _OWN)):
                     wanted[one.hash] = one
         asked = [one for one in wanted.values() if one not in self._read]
-        answers = await self._rpc.results([("getTransaction", [one.hash, _TRANSACTION]) for one in asked])
-        for one, answer in zip(asked, answers, strict=True):
-            self._read[one] = self._change(answer, one)
+
+        async def changes(rpc: Rpc) -> list[tuple[_Change, ...]]:
+            answers = await rpc.results([("getTransaction", [one.hash, _TRANSACTION]) for one in asked])
+            return [self._change(answer, one) for one, answer in zip(asked, answers, strict=True)]
+
+        if asked:
+            self._read |= zip(asked, await self._rpc.confirmed(changes), strict=True)
         result = [(one, self._read[one]) for one in wanted.values()]
         while len(self._read) > _REMEMBERED:
             self._read.popitem(last=False)

@@ -9,10 +9,12 @@ from typing import Any
 import pytest
 from structlog.testing import capture_logs
 
-from chains.endpoints import Disagreement
+from chains import watching
+from chains.endpoints import Disagreement, Trouble
 from chains.ethereum import Ethereum
+from chains.ethereum.rpc import RpcError, _trouble
 from chains.ethereum.wallets import ForeignNonces
-from chains.protocol import ChainUnavailable, TransactionStatus
+from chains.protocol import ChainName, ChainUnavailable, TransactionStatus
 from chains.signers.keystore import Secp256k1Signer
 from tests.chains.endpoints import nodes
 from tests.chains.endpoints.nodes import Relay, served
@@ -277,3 +279,60 @@ async def test_a_payment_is_built_from_one_endpoint(two: Wallet, relays: list[Re
         forget(relays)
         await two.store(payouts(1))
         assert min(one.requests for one in relays) == 0
+
+
+@pytest.mark.parametrize("liar", [0, 1])
+async def test_a_deposit_that_one_endpoint_alone_has_seen_is_no_deposit(
+    two: Wallet, relays: list[Relay], liar: int
+) -> None:
+    async with two.database.everything() as session:
+        head = (await two.chain.head()).number
+        await watching.watch(session, two.org_id, ChainName.ETHEREUM, [two.address], since=head, busy=True)
+        await two.chain.inbound(session, [])
+        await two.mine()
+        await two.contracts.mint(two.address, USDC)
+
+        def forged(method: str, params: Any, result: Any) -> Any:
+            if method != "eth_getLogs":
+                return result
+            return [entry | {"data": "0x" + (2 * USDC).to_bytes(32).hex()} for entry in result]
+
+        relays[liar].lie = forged
+        with pytest.raises(ChainUnavailable):
+            await two.chain.inbound(session, [])
+        relays[liar].lie = None
+        (found,) = (await two.chain.inbound(session, [])).transfers
+        assert (found.amount, found.recipient) == (USDC, two.address)
+
+
+async def test_a_payment_is_not_built_on_less_of_the_chain_than_was_followed(
+    two: Wallet, relays: list[Relay]
+) -> None:
+    await two.store(payouts(1))
+    await two.mine()
+    await two.follow()
+
+    def late(method: str, params: Any, result: Any) -> Any:
+        return hex(int(result, 16) - 1) if method == "eth_blockNumber" else result
+
+    relays[0].lie = relays[1].lie = late
+    with pytest.raises(ChainUnavailable, match="not seen"):
+        await two.store(payouts(1))
+    relays[0].lie = relays[1].lie = None
+    assert len((await two.store(payouts(1))).transactions) == 1
+
+
+@pytest.mark.parametrize(
+    ("code", "message", "limited"),
+    [
+        (429, "anything", True),
+        (-32005, "daily request count exceeded, request rate limited", True),
+        (-32005, "limit exceeded: too many requests", True),
+        (-32016, "over rate limit", True),
+        (-32005, "query returned more than 10000 results", False),
+        (-32000, "nonce too low", False),
+        (3, "execution reverted: rate", False),
+    ],
+)
+def test_which_errors_are_about_asking_too_often(code: int, message: str, limited: bool) -> None:
+    assert (_trouble(RpcError(code, message)) is Trouble.LIMITED) is limited
