@@ -8,6 +8,7 @@ which the log has lost, is left to them.
 from __future__ import annotations
 
 from collections.abc import Collection
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 from uuid import UUID
@@ -85,8 +86,11 @@ async def fill_gaps(
     if not wallets:
         return []
     addresses = [one.address for one in wallets]
-    counts = await transaction_counts(rpc, addresses)
-    pending = await transaction_counts(rpc, addresses, "pending")
+    counts, pending = await _counts(rpc, addresses)
+    for others in await rpc.others(lambda one: _counts(one, addresses)):
+        # One that lags knows less than there is.
+        counts = {address: max(count, others[0][address]) for address, count in counts.items()}
+        pending = {address: max(count, others[1][address]) for address, count in pending.items()}
     filled: list[str] = []
     for wallet in wallets:
         first = counts[wallet.address]
@@ -102,6 +106,11 @@ async def fill_gaps(
             # One wallet's trouble must not keep the others' transactions from being sent.
             logger.error("gap_not_filled", address=wallet.address, nonce=missing[0], error=repr(error))
     return filled
+
+
+async def _counts(rpc: Rpc, addresses: Sequence[str]) -> tuple[dict[str, int], dict[str, int]]:
+    """The next nonce of each address in the chain, and with what waits in the node's pool."""
+    return await transaction_counts(rpc, addresses), await transaction_counts(rpc, addresses, "pending")
 
 
 async def _missing(session: AsyncSession, address: str, first: int, end: int) -> list[int]:

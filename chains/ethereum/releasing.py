@@ -46,7 +46,10 @@ async def provable(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) 
             if receipt is not None or one.nonce is None or one.nonce >= consumed[one.address]
         }
 
-    alive = await rpc.confirmed(alive_at)
+    alive = await alive_at(rpc)
+    for others in await rpc.others(alive_at):
+        # One that lags still takes for possible what is not any more: the order is asked for again then.
+        alive |= others
     refused = [id for id in ids if id not in apart or id in alive]
     await log.carried_out(session, OrderKind.RELEASE, refused, "refused: it was mined, or still can be")
     return [id for id in ids if id not in refused]
