@@ -161,6 +161,10 @@ class PaymentIntent(SQLModel, table=True):
         CheckConstraint(
             "awaiting_approval = (approvals_given < approvals_required)", name="approvals_wanting"
         ),
+        CheckConstraint(
+            "NOT awaiting_approval OR status IN ('RESERVED', 'FAILED', 'CANCELED')",
+            name="approved_before_it_is_sent",
+        ),
         Index(
             "ix_payment_intent_reference", "org_id", "reference", "id",
             postgresql_where=text("reference IS NOT NULL"),

@@ -19,6 +19,9 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.execute("DROP TRIGGER give_back_share ON payment_intent")
+    op.execute("DROP TRIGGER count_approvals ON payment_intent")
+    op.execute("DROP FUNCTION payment_count_approvals")
+    op.execute("ALTER TABLE payment_intent DROP CONSTRAINT approved_before_it_is_sent")
     op.execute("DROP INDEX ix_payment_intent_waiting")
     op.execute("DROP INDEX ix_payment_intent_unapproved")
     op.execute("ALTER TABLE payment_intent DROP CONSTRAINT approvals_wanting")
@@ -192,7 +195,35 @@ def _approvals() -> None:
             ADD COLUMN approvals_required smallint NOT NULL DEFAULT 0,
             ADD COLUMN approvals_given smallint NOT NULL DEFAULT 0,
             ADD CONSTRAINT approvals_wanting
-                CHECK (awaiting_approval = (approvals_given < approvals_required))
+                CHECK (awaiting_approval = (approvals_given < approvals_required)),
+            ADD CONSTRAINT approved_before_it_is_sent
+                CHECK (NOT awaiting_approval OR status IN ('RESERVED', 'FAILED', 'CANCELED'))
+        """
+    )
+    op.execute(
+        """
+        CREATE FUNCTION payment_count_approvals() RETURNS trigger LANGUAGE plpgsql AS $$
+        BEGIN
+            IF NEW.approvals_required < OLD.approvals_required OR NEW.approvals_given <> (
+                SELECT count(*) FROM payment_approval
+                WHERE org_id = NEW.org_id AND intent_id = NEW.id AND decision = 'approve'
+                  AND principal IS DISTINCT FROM NEW.created_by)
+            THEN
+                RAISE EXCEPTION 'payment intent % was not approved by so many others', NEW.id
+                    USING ERRCODE = 'check_violation';
+            END IF;
+            RETURN NULL;
+        END $$
+        """
+    )
+    op.execute(
+        """
+        CREATE TRIGGER count_approvals
+        AFTER UPDATE OF approvals_required, approvals_given, created_by ON payment_intent
+        FOR EACH ROW
+        WHEN (OLD.approvals_required <> NEW.approvals_required OR OLD.approvals_given <> NEW.approvals_given
+              OR OLD.created_by IS DISTINCT FROM NEW.created_by)
+        EXECUTE FUNCTION payment_count_approvals()
         """
     )
     op.execute("DROP INDEX ix_payment_intent_waiting")

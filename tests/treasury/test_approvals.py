@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
 from core.clock import now
 from tests.treasury.conftest import UNTOUCHED, Treasury
@@ -16,6 +17,7 @@ from treasury import payments
 from treasury.models import PaymentIntent
 from treasury.policies import approvals
 from treasury.policies.errors import NotAwaitingApproval, OwnPayment
+from treasury.policies.models import PaymentApproval
 from treasury.schemas import PaymentIntentRead
 from treasury.sweep import wallets_with_waiting_intents
 
@@ -146,3 +148,30 @@ async def test_what_waits_too_long_fails_where_the_settings_say_so(
     assert (await treasury.intent(old)).failure_code == "PolicyApprovalExpired"
     assert (await treasury.balances())["reserved"] == (102, 102)
     assert await approvals.expire_approvals(treasury.workers, 48.0) == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "status = 'BROADCAST'",
+        "awaiting_approval = false",
+        "awaiting_approval = false, approvals_required = 1, approvals_given = 1",
+        "awaiting_approval = false, approvals_given = 2",
+        "awaiting_approval = false, approvals_required = 0",
+    ],
+)
+async def test_the_database_takes_no_approval_that_nobody_gave(treasury: Treasury, change: str) -> None:
+    await set_policy(treasury, approvalAbove="100")
+    id = await waiting(treasury)
+    async with treasury.workers.everything() as session:
+        with pytest.raises(IntegrityError):
+            await session.execute(text(f"UPDATE payment_intent SET {change} WHERE id = :id"), {"id": id})
+    async with treasury.database.organisation(treasury.org_id) as session:
+        # The creator's own word counts for nothing, even if it got into the table.
+        session.add(
+            PaymentApproval(org_id=treasury.org_id, intent_id=id, principal="key_clerk", decision="approve")
+        )
+        await session.flush()
+        with pytest.raises(IntegrityError):
+            await session.execute(text(f"UPDATE payment_intent SET {change} WHERE id = :id"), {"id": id})
+    assert (await treasury.intent(id)).awaiting_approval
