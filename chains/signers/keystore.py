@@ -64,7 +64,7 @@ class Keystore:
         self._scrypt_n = scrypt_n
         self._opener = ThreadPoolExecutor(1, thread_name_prefix="keystore")
         self._opened: dict[str, Future[bytes]] = {}
-        self._signers: dict[str, Signer] = {}
+        self._signers: dict[tuple[str, int | None], Signer] = {}
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a keystore is not written down")
@@ -92,7 +92,7 @@ class Keystore:
         return address.isalnum() and self._path(address).exists()
 
     async def signer(self, address: str, derivation: int | None = None) -> Signer:
-        signer = self._signers.get(address)
+        signer = self._signers.get((address, derivation))
         if signer is None:
             if derivation is None:
                 signer = await self._in_file(address)
@@ -101,7 +101,7 @@ class Keystore:
             if signer.address != address:
                 raise UnknownKey(address)
             # From here on the key lies in its signer alone.
-            signer = self._signers.setdefault(address, signer)
+            signer = self._signers.setdefault((address, derivation), signer)
             self._opened.pop(address, None)
         return signer
 
