@@ -86,7 +86,8 @@ class Endpoint:
         """What came of each call, in their order: its result, or its `RpcError` as a value. One request.
 
         Raises `ChainUnavailable` when the request as a whole has no answer, and then nothing is known of
-        what the node did: of it `RpcError` when the request was refused, `Limited` when it was not made.
+        what the node did: of it `RpcError` when the request was refused, `Limited` when it was not made
+        or turned away.
         """
         await self._admitted(len(calls))
         ids = [next(self._ids) for _ in calls]

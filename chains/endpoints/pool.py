@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 # Seconds that the others are waited for, once one has answered what was sent to all.
 _STRAGGLERS: Final = 1.0
+# Pauses that an answer ends.
+_ANSWERING: Final = frozenset({Reason.ERRORS, Reason.TIMEOUT, Reason.LIMITED})
 # A head that was seen so many looks ago tells nothing any more.
 _LOOKS: Final = 3
 
@@ -176,8 +178,8 @@ class Pool:
     async def _asked(self, endpoint: Endpoint, calls: Sequence[Call]) -> list[Any]:
         paused = endpoint.health.reason
         answers = await endpoint.ask(calls)
-        # Asked as a last resort, it answered. Of how far it is behind that says nothing.
-        recovered = paused is not None and (self.only is not None or paused is not Reason.LAG)
+        # Asked all the same, it answered. Of how far it is behind, or on which chain, that says nothing.
+        recovered = paused in _ANSWERING or (paused is not None and self.only is not None)
         if recovered and not endpoint.troubled(answers):
             endpoint.health.resume()
         return answers
