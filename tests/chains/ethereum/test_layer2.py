@@ -11,10 +11,12 @@ import pytest
 
 from chains.ethereum.building import InsufficientGas
 from chains.ethereum.gas import charged
-from chains.protocol import TransactionKind
+from chains.protocol import ChainName, TransactionKind
+from core.money import ETH, POL, SOL
 from sandbox.torture.proxy import ChaosProxy
 from tests.chains.ethereum.test_bumping import configure
 from tests.chains.ethereum.wallets import ETHER, USDC, Wallet, payouts
+from treasury.chains import natives
 
 ORACLE = "0x420000000000000000000000000000000000000F"
 L1_FEE = 123_456_789_012
@@ -126,3 +128,11 @@ async def test_where_gas_pays_for_data_every_limit_is_asked_for(wallet: Wallet) 
     assert min(limits) > 450_000
     assert transfer.transactions[0].hash == rows[0][0]
     assert await wallet.usdc(alone.to, *(one.to for one in wanted)) == [USDC] * 4
+
+
+async def test_the_asset_that_fees_are_paid_in_is_a_setting(wallet: Wallet) -> None:
+    assert wallet.chain.native == ETH
+    configure(wallet, native_currency="POL")
+    assert wallet.chain.native == POL
+    assert natives({ChainName.ETHEREUM: wallet.chain}) == {ChainName.ETHEREUM: POL, ChainName.SOLANA: SOL}
+    await wallet.chain.close()
