@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import Any
 from uuid import uuid4
 
@@ -23,7 +21,16 @@ from sandbox import anvil, ethereum
 from sandbox.anvil import Anvil
 from sandbox.folders import Folder
 from tests.chains.ethereum.conftest import BY_HAND
-from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, payouts, recipient, settings_for
+from tests.chains.ethereum.wallets import (
+    ETHER,
+    USDC,
+    OneKey,
+    Wallet,
+    configured,
+    payouts,
+    recipient,
+    settings_for,
+)
 
 TRANSFER, BATCH, APPROVAL = TransactionKind.TRANSFER, TransactionKind.BATCH, TransactionKind.APPROVAL
 LIMIT = 100 * USDC
@@ -34,17 +41,6 @@ async def allowing(wallet: Wallet) -> AsyncIterator[Wallet]:
     """The wallet, paying through an allowance of 100 USDC at a time."""
     async with configured(wallet, batching="allowance", allowance_limit=LIMIT) as changed:
         yield changed
-
-
-@asynccontextmanager
-async def configured(wallet: Wallet, **changes: Any) -> AsyncIterator[Wallet]:
-    """The same wallet with other settings."""
-    settings = settings_for(wallet.contracts, **changes)
-    chain = Ethereum(settings, OneKey(Secp256k1Signer(wallet.key.secret)))
-    try:
-        yield replace(wallet, chain=chain)
-    finally:
-        await chain.close()
 
 
 async def allowed(wallet: Wallet) -> int:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
 from itertools import count
 from typing import Any
 from unittest.mock import AsyncMock
@@ -158,3 +159,14 @@ def settings_for(contracts: ethereum.Deployment, **changes: Any) -> EthereumSett
         }
         | changes
     )
+
+
+@asynccontextmanager
+async def configured(wallet: Wallet, **changes: Any) -> AsyncIterator[Wallet]:
+    """The same wallet with other settings."""
+    settings = settings_for(wallet.contracts, **changes)
+    chain = Ethereum(settings, OneKey(Secp256k1Signer(wallet.key.secret)))
+    try:
+        yield replace(wallet, chain=chain)
+    finally:
+        await chain.close()
