@@ -22,8 +22,8 @@ class ChainWatch(SQLModel, table=True):
     """An address whose transfers are told of, those after the block, or slot, `since`.
 
     `joined`: read as far as the chain's common position. `busy`: one of many transfers, a treasury's.
-    `cursor` and `balance` are Solana's: the newest final signature that was read, and what the token account
-    held when its signatures were last read.
+    `derivation` is the index of a derived key. `cursor` and `balance` are Solana's: the newest final signature
+    that was read, and what the token account held when its signatures were last read.
     """
 
     __tablename__ = "chain_watch"
@@ -34,6 +34,7 @@ class ChainWatch(SQLModel, table=True):
     since: int = Field(sa_column=Column(BigInteger, nullable=False))
     busy: bool
     joined: bool = False
+    derivation: int | None = Field(default=None, sa_column=Column(BigInteger))
     cursor: str | None = None
     balance: int | None = Field(default=None, sa_column=units(nullable=True))
 
@@ -64,14 +65,18 @@ class Watch:
 
 _WATCH: Final = text(
     """
-    INSERT INTO chain_watch (chain, address, org_id, since, busy, joined)
-    SELECT :chain, address, CAST(:org_id AS uuid), :since, :busy, false
-    FROM unnest(CAST(:addresses AS text[])) AS given (address)
+    INSERT INTO chain_watch (chain, address, org_id, since, busy, joined, derivation)
+    SELECT :chain, address, CAST(:org_id AS uuid), :since, :busy, false, derivation
+    FROM unnest(CAST(:addresses AS text[]), CAST(:derivations AS bigint[])) AS given (address, derivation)
     """
 ).bindparams(bindparam("since", type_=BigInteger))
 _WATCHED: Final = text(
     "SELECT address, org_id, since, busy, joined, cursor, balance FROM chain_watch WHERE chain = :chain"
     " ORDER BY address"
+)
+_DERIVATIONS: Final = text(
+    "SELECT address, derivation FROM chain_watch WHERE chain = :chain AND derivation IS NOT NULL"
+    " AND address = ANY(CAST(:addresses AS text[]))"
 )
 _JOIN: Final = text(
     "UPDATE chain_watch SET joined = true WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))"
@@ -122,10 +127,19 @@ async def watch(
     *,
     since: int,
     busy: bool,
+    derivations: Mapping[str, int] | None = None,
 ) -> None:
-    """Tell of every transfer that touches `addresses` after the block, or slot, `since`."""
+    """Tell of every transfer that touches `addresses` after the block, or slot, `since`. `derivations` are
+    the indexes of those whose keys are derived."""
+    indexes = [(derivations or {}).get(address) for address in addresses]
     given = {"chain": chain.value, "org_id": org_id, "since": since, "busy": busy}
-    await session.execute(_WATCH, given | {"addresses": list(addresses)})
+    await session.execute(_WATCH, given | {"addresses": list(addresses), "derivations": indexes})
+
+
+async def derivations(session: AsyncSession, chain: ChainName, addresses: Collection[str]) -> dict[str, int]:
+    """The indexes of those of `addresses` whose keys are derived."""
+    rows = await session.execute(_DERIVATIONS, {"chain": chain.value, "addresses": list(addresses)})
+    return {row[0]: row[1] for row in rows}
 
 
 async def watched(session: AsyncSession, chain: ChainName) -> list[Watch]:

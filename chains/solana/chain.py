@@ -22,7 +22,7 @@ from chains.protocol import (
     Transfer,
 )
 from chains.signers import Curve, Signers
-from chains.solana import accounts, addresses, moving
+from chains.solana import accounts, addresses, moving, sweeping
 from chains.solana.building import Builder
 from chains.solana.cluster import Cluster
 from chains.solana.following import Follower
@@ -51,9 +51,10 @@ class Solana:
         self._builder = Builder(settings, self._rpc, signers, cluster, self._tokens)
         history = History(self._rpc.each())
         self._sender = Sender(settings, self._rpc, signers, cluster, history)
-        self._follower = Follower(self._rpc, history)
+        self._follower = Follower(self._rpc, history, settings.block_from)
         self._watcher = Watcher(self._rpc, self._mint, history)
         self._signers = signers
+        self._settings = settings
 
     def address(self, text: str) -> str:
         return addresses.checked(text, self._mint, off_curve=self._off_curve)
@@ -112,7 +113,17 @@ class Solana:
     async def sweep(
         self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
     ) -> list[SignedTransaction]:
-        return []
+        return await sweeping.sweep(
+            self._rpc,
+            self._settings,
+            self._signers,
+            self._cluster,
+            await self._tokens.current(),
+            session,
+            org_id,
+            address,
+            holdings,
+        )
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         with self._rpc.pinned():

@@ -3,7 +3,7 @@
 Legacy and v0 (https://solana.com/docs/core/transactions) put the signatures first and the budget into
 instructions, and have 1,232 bytes. v1 (SIMD-0385) begins with the byte 129, states the budget in its head, as
 the whole fee in lamports, ends with the signatures, and has 4,096 bytes and 64 addresses. A transaction of
-ours has one signature.
+ours has one signature, a sweep of a deposit address two.
 """
 
 from __future__ import annotations
@@ -136,6 +136,12 @@ def signed(made: Compiled, signature: bytes) -> bytes:
     return b"\x01" + signature + payload(made)
 
 
+def signed_by(made: Compiled, signatures: Sequence[bytes]) -> bytes:
+    """The bytes to send of a message, not of v1, that wants several signatures."""
+    assert not isinstance(made, MessageV1), "only sweeps have two signatures, and they are legacy"
+    return bytes([len(signatures)]) + b"".join(signatures) + payload(made)
+
+
 def unsigned(made: Compiled) -> bytes:
     """The transaction with an empty signature, as simulation takes it."""
     return signed(made, bytes(SIGNATURE_SIZE))
@@ -145,15 +151,15 @@ def read(raw: bytes) -> Compiled:
     """The message of signed bytes."""
     if raw[0] == V1_PREFIX:
         return from_bytes_versioned(raw[:-SIGNATURE_SIZE])
-    assert raw[0] == 1, "a transaction of ours has one signature"
-    return from_bytes_versioned(raw[1 + SIGNATURE_SIZE :])
+    assert raw[0] in (1, 2), "a transaction of ours has one signature, a sweep two"
+    return from_bytes_versioned(raw[1 + raw[0] * SIGNATURE_SIZE :])
 
 
 def fee(made: Compiled) -> int:
     """The most that the network may charge for it, in lamports."""
     if isinstance(made, MessageV1):
         return SIGNATURE_FEE + (made.config.priority_fee or 0)
-    return SIGNATURE_FEE + _stated(made).priority
+    return made.header.num_required_signatures * SIGNATURE_FEE + _stated(made).priority
 
 
 def renewed(raw: bytes, blockhash: Hash, price: int) -> Compiled:

@@ -19,7 +19,7 @@ from chains.endpoints import silence
 from chains.log import Answer, clean
 from chains.protocol import ChainName, ChainUnavailable, Payout, SignedTransaction, TransactionKind, Urgency
 from chains.signers import Purpose, Signers
-from chains.solana import formats, stored, transactions
+from chains.solana import formats, stored, sweeping, transactions
 from chains.solana.cluster import Blockhash, Cluster
 from chains.solana.history import Expired, History
 from chains.solana.rpc import Rpc, RpcError
@@ -136,7 +136,7 @@ class Sender:
                 continue
             try:
                 payouts = tuple(paid[one.transaction_id])
-                signed = await self._signed_anew(one, payouts, latest, prices[one.address])
+                signed = await self._signed_anew(session, one, payouts, latest, prices[one.address])
                 reach(Point.RENEW_SIGNED)
                 async with session.begin_nested():
                     await log.add_attempts(session, one.org_id, ChainName.SOLANA, [signed], latest.slot)
@@ -149,13 +149,21 @@ class Sender:
             logger.info("signed_anew", transactionId=one.transaction_id, expired=one.hash, signed=signed.hash)
 
     async def _signed_anew(
-        self, one: stored.Bytes, payouts: tuple[Payout, ...], latest: Blockhash, price: int
+        self,
+        session: AsyncSession,
+        one: stored.Bytes,
+        payouts: tuple[Payout, ...],
+        latest: Blockhash,
+        price: int,
     ) -> SignedTransaction:
         made = formats.renewed(one.raw, latest.hash, price)
         keys = {str(key) for key in made.account_keys}
         token = self._settings.usdc if self._settings.usdc in keys else None
         purpose = Purpose(one.transaction_id, one.kind, payouts, token)
-        hash, raw = await transactions.sign(made, await self._signers.signer(one.address), purpose)
+        if one.kind is TransactionKind.SWEEP:
+            hash, raw = await sweeping.sign_again(session, made, self._signers, purpose)
+        else:
+            hash, raw = await transactions.sign(made, await self._signers.signer(one.address), purpose)
         return SignedTransaction(
             one.transaction_id, TransactionKind.BATCH, (), raw, hash, expires_at=latest.last_valid_height
         )

@@ -46,7 +46,8 @@ class Bytes:
 _OPEN: Final = text(
     """
     SELECT newest.raw,
-           (SELECT coalesce(sum(amount), 0) FROM chain_payout WHERE transaction_id = transaction.id)
+           (SELECT coalesce(sum(amount), 0) FROM chain_payout
+            WHERE transaction_id = transaction.id AND transaction.kind <> 'sweep')
     FROM chain_transaction AS transaction
         CROSS JOIN LATERAL (
             SELECT raw FROM chain_attempt
@@ -72,8 +73,8 @@ _NEWEST: Final = """
 _BY_ID: Final = text(f"{_NEWEST} AND transaction.id = ANY(CAST(:ids AS text[])) ORDER BY transaction.id")
 _UNSEEN: Final = text(
     f"{_NEWEST} AND NOT (transaction.address = ANY(CAST(:stopped AS text[])) AND newest.answer IS NULL) "
-    "AND coalesce(newest.sent_at, newest.created_at) < now() - CAST(:seconds AS float8) "
-    "* interval '1 second' ORDER BY newest.created_at, transaction.id"
+    "AND coalesce(newest.sent_at, newest.created_at + CAST(:seconds AS float8) * interval '1 second') "
+    "< now() - CAST(:seconds AS float8) * interval '1 second' ORDER BY newest.created_at, transaction.id"
 )
 _LOCK: Final = text(
     """
@@ -106,8 +107,8 @@ async def newest(session: AsyncSession, ids: Sequence[str]) -> list[Bytes]:
 
 
 async def unseen(session: AsyncSession, seconds: float, stopped: Collection[str] = ()) -> list[Bytes]:
-    """The newest attempt of each transaction that was stored or, if a node took it, sent over `seconds` ago,
-    and that is not mined. What is younger is still on its way from whoever stored it. Of the addresses that
+    """The newest attempt of each transaction that is not mined and was sent over `seconds` ago or, if no node
+    took it, stored over twice as long ago. What is younger is still on its way from whoever stored it. Of the addresses that
     are `stopped`, what no node has answered for is left out."""
     return await _read(session, _UNSEEN, {"seconds": seconds, "stopped": list(stopped)})
 

@@ -99,10 +99,10 @@ def draft(
     for transfer in transfers:
         if transfer.creates and transfer.account not in opened:
             opened.add(transfer.account)
-            steps.append((_create(payer, transfer.owner, transfer.account, token), transfer.payout))
+            steps.append((opening(payer, transfer.owner, transfer.account, token), transfer.payout))
         pays = _transfer(payer, source, token, transfer)
         if transfer.memo:
-            last.append((_memo(transfer.payout.reference), transfer.payout))
+            last.append((memo_of(transfer.payout.reference), transfer.payout))
             last.append((pays, transfer.payout))
         elif together:
             paying.append(pays)
@@ -110,7 +110,7 @@ def draft(
             steps.append((pays, transfer.payout))
     if paying:
         steps.append((_batch(token.program, paying), None))
-    steps += [*last, (_memo(memo), None)]
+    steps += [*last, (memo_of(memo), None)]
     return Draft(format, budget, tuple(step for step, _ in steps), tuple(payout for _, payout in steps))
 
 
@@ -170,7 +170,8 @@ def serves(raw: bytes, instruction: int) -> int:
     return sum(len(_paid(step)) for step in before if keys[step.program_id_index] in PROGRAMS)
 
 
-def _create(payer: Pubkey, owner: Pubkey, account: Pubkey, token: Token) -> Instruction:
+def opening(payer: Pubkey, owner: Pubkey, account: Pubkey, token: Token) -> Instruction:
+    """Opens the owner's associated token account, if it is not there, at the payer's cost."""
     return Instruction(
         ASSOCIATED_TOKEN_PROGRAM_ID,
         _CREATE_IDEMPOTENT,
@@ -204,7 +205,22 @@ def _transfer(payer: Pubkey, source: Pubkey, token: Token, transfer: Transfer) -
     )
 
 
-def _memo(words: str) -> Instruction:
+def moving(owner: Pubkey, source: Pubkey, target: Pubkey, token: Token, amount: int) -> Instruction:
+    """A plain transfer between two accounts of a token that withholds no fee and calls no program."""
+    return Instruction(
+        token.program,
+        struct.pack("<BQB", _TRANSFER_CHECKED, amount, DECIMALS),
+        [
+            AccountMeta(source, is_signer=False, is_writable=True),
+            AccountMeta(token.mint, is_signer=False, is_writable=False),
+            AccountMeta(target, is_signer=False, is_writable=True),
+            AccountMeta(owner, is_signer=True, is_writable=False),
+        ],
+    )
+
+
+def memo_of(words: str) -> Instruction:
+    """The memo program's instruction, which says `words`."""
     return Instruction(MEMO_PROGRAM, words.encode(), [])
 
 

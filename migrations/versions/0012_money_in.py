@@ -20,6 +20,7 @@ def upgrade() -> None:
             since bigint NOT NULL,
             busy boolean NOT NULL,
             joined boolean NOT NULL,
+            derivation bigint,
             cursor varchar,
             balance numeric(38, 0),
             PRIMARY KEY (chain, address)

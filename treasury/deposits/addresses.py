@@ -82,7 +82,7 @@ async def _fill(session: AsyncSession, chain: Chain, pool: int) -> int:
     # A key that nobody has seen yet has no history: what arrives after this block is all that ever arrived.
     since = (await chain.head()).finalized
     first = int(await session.scalar(_NEXT, {"chain": chain.name.value}) or 0)
-    made: dict[UUID, list[str]] = {}
+    made: dict[UUID, dict[str, int]] = {}
     for derivation, org_id in enumerate(wanted, first):
         try:
             address = chain.address(await chain.deposit_address(derivation))
@@ -98,10 +98,12 @@ async def _fill(session: AsyncSession, chain: Chain, pool: int) -> int:
                 derivation=derivation,
             )
         )
-        made.setdefault(org_id, []).append(address)
+        made.setdefault(org_id, {})[address] = derivation
     await session.flush()
     for org_id, addresses in made.items():
-        await watching.watch(session, org_id, chain.name, addresses, since=since, busy=False)
+        await watching.watch(
+            session, org_id, chain.name, addresses, since=since, busy=False, derivations=addresses
+        )
     return len(wanted)
 
 
