@@ -95,7 +95,11 @@ class RemoteSigners:
                 assert settings.address is not None, "a signer is somewhere"
                 host, _, port = settings.address.rpartition(":")
                 connection = Connection(*await asyncio.open_connection(host, int(port)))
-                await connection.prove(settings.secret.get_secret_value(), asks=True)
+                try:
+                    await connection.prove(settings.secret.get_secret_value(), asks=True)
+                except BaseException:
+                    connection.close()
+                    raise
                 return connection
         except TimeoutError:
             raise SignerUnavailable("no connection to the signer in time") from None
