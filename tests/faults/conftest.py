@@ -16,6 +16,7 @@ from solders.keypair import Keypair
 from sqlalchemy import text
 
 from chains import log
+from chains.ethereum import broadcasting
 from chains.log import OrderKind
 from chains.protocol import Chain, ChainName
 from chains.signers import Curve
@@ -137,7 +138,7 @@ class Treasury:
         patience: float = PATIENCE,
     ) -> Job:
         node = self.ethereum if mines and self.chain_name is ChainName.ETHEREUM else None
-        small = {"COFFER_ETHEREUM__BATCH_SIZE": "2"} if in_parts else {}
+        small = {f"COFFER_{self.chain_name.name}__BATCH_SIZE": "2"} if in_parts else {}
         return Job(
             self.environment | small, self.chain_name, self.wallet_id, node, fault_point, in_parts, patience
         )
@@ -146,7 +147,7 @@ class Treasury:
         """Have the wallet ready for batches, where that takes something."""
         if self.chain_name is not ChainName.ETHEREUM:
             return
-        while not await self.rows("SELECT FROM chain_transaction WHERE status = 'FINALIZED'"):
+        while not await self.rows("SELECT id FROM chain_transaction WHERE status = 'FINALIZED'"):
             await sweep.tend_chain(self.workers, self.chain)
             await self.mine()
             await settlement.follow(self.workers, self.chain)
@@ -215,11 +216,14 @@ class Treasury:
         )
         return wrong + [f"{row.id} ({row.kind}) is {row.status}" for row in still]
 
-    async def settled(self, job: Job | None = None, **rest: Any) -> None:
+    async def works_for(self, seconds: float, *, mines: bool = True) -> int:
+        """A worker without a fault works for a while; how it ended."""
+        return await runner.work(self.workers, self.chains, self.job(mines=mines, patience=seconds))
+
+    async def settled(self, **rest: Any) -> None:
         """A worker without a fault brings all to an end, and nothing is wrong then."""
-        code = await runner.run(job or self.job())
-        wrong = await self.wrong(**rest)
-        assert (code, wrong) == (0, [])
+        ended = await runner.work(self.workers, self.chains, self.job())
+        assert (ended, await self.wrong(**rest)) == (0, [])
 
 
 @pytest.fixture
@@ -246,7 +250,14 @@ def mints(nodes: Nodes, chain_name: ChainName) -> Any:
 
 
 @pytest.fixture
+def nobody_is_still_sending(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is stored and not sent stays so: whoever stored it is dead, or stands still."""
+    monkeypatch.setattr(broadcasting, "UNSENT_SECONDS", 0)
+
+
+@pytest.fixture
 async def treasury(
+    nobody_is_still_sending: None,
     mints: Any,
     nodes: Nodes,
     chain_name: ChainName,
@@ -256,7 +267,7 @@ async def treasury(
     tmp_path: Path,
 ) -> AsyncIterator[Treasury]:
     urls = await schema.create(f"faults_{uuid4().hex}")
-    owner, api, workers = [Database.connect(url, 2) for url in (urls.owner, urls.app, urls.worker)]
+    owner, api, workers = [Database.connect(url, 5) for url in (urls.owner, urls.app, urls.worker)]
     upstream = nodes.anvil.rpc_url if chain_name is ChainName.ETHEREUM else nodes.surfpool.rpc_url
     keystore = open_keystore(tmp_path / "keys", PASSPHRASE)
     address = keystore.create(_CURVES[chain_name])

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-
 import pytest
 
 from chains.protocol import ChainName
@@ -47,7 +45,7 @@ async def test_whatever_a_node_says_of_what_it_was_sent(treasury: Treasury) -> N
 async def test_a_node_that_fails_at_everything_now_and_then(treasury: Treasury) -> None:
     await treasury.pay(4)
     treasury.proxy.chance = 0.2
-    await runner.run(treasury.job(patience=8.0))
+    await treasury.works_for(3.0)
     treasury.proxy.behave()
     await treasury.settled()
     assert sum(treasury.proxy.faults.values()) > 3
@@ -58,7 +56,7 @@ async def test_a_node_that_forgets_what_it_has_mined(treasury: Treasury) -> None
     """It has no receipt and no status of anything for a while: nothing is paid again for it."""
     await treasury.pay(3)
     treasury.proxy.forgets = True
-    assert await runner.run(treasury.job(patience=4.0)) == runner.TIMED_OUT
+    assert await treasury.works_for(2.0) == runner.TIMED_OUT
     assert any(treasury.proxy.calls[method] for method in FORGOTTEN[treasury.chain_name])
     treasury.proxy.behave()
     await treasury.settled()
@@ -68,8 +66,7 @@ async def test_a_node_that_forgets_what_it_has_mined(treasury: Treasury) -> None
 async def test_a_node_that_lies_behind(treasury: Treasury) -> None:
     await treasury.pay(2)
     await treasury.proxy.lag()
-    running = asyncio.create_task(runner.run(treasury.job(patience=3.0)))
-    assert await running == runner.TIMED_OUT
+    assert await treasury.works_for(2.0) == runner.TIMED_OUT
     treasury.proxy.catch_up()
     await treasury.pay(1)
     await treasury.settled()
@@ -80,7 +77,7 @@ async def test_what_was_sent_and_swallowed_is_paid_once(treasury: Treasury) -> N
     """For so long that it has to be offered again: dearer, or with a new block hash."""
     await treasury.pay(2)
     treasury.proxy.plan(Fault.SWALLOWED, *SENDING, times=10_000)
-    assert await runner.run(treasury.job(patience=5.0)) == runner.TIMED_OUT
+    assert await treasury.works_for(4.0) == runner.TIMED_OUT
     treasury.proxy.behave()
     await treasury.settled()
     attempts = await treasury.rows("SELECT transaction_id FROM chain_attempt")

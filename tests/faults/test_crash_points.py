@@ -52,7 +52,8 @@ async def test_everybody_is_paid_once_whatever_point_it_dies_at(
         await treasury.pay(1)
         await treasury.settled()
         await treasury.lose_a_nonce()
-    ids = await treasury.pay(_payments(treasury.chain_name, batched, in_parts))
+    # Parts are of several transactions, and so of more payments than fit into one.
+    ids = await treasury.pay(5 if in_parts else 3 if batched else 1)
     if point in LOST:
         treasury.proxy.plan(Fault.SWALLOWED, *SENDING, times=10_000)
     if point in CANCELING:
@@ -60,10 +61,3 @@ async def test_everybody_is_paid_once_whatever_point_it_dies_at(
     assert await runner.run(treasury.job(point, in_parts=in_parts)) == EXIT_CODE, "the point is reached"
     treasury.proxy.behave()
     await treasury.settled(either=ids if point in CANCELING else ())
-
-
-def _payments(chain: ChainName, batched: bool, in_parts: bool) -> int:
-    """How many: parts are of several transactions, and so of more than fit into one."""
-    if in_parts and chain is ChainName.SOLANA:
-        return 30
-    return 5 if in_parts else 3 if batched else 1
