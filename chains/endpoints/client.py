@@ -20,6 +20,8 @@ T = TypeVar("T")
 
 
 _pin: ContextVar[Pin | None] = ContextVar("pin", default=None)
+# Numbers of the endpoints that this task compared last.
+_compared: ContextVar[tuple[int, ...]] = ContextVar("compared", default=())
 
 
 class Client:
@@ -78,11 +80,11 @@ class Client:
         assert own is not None, "others than which?"
         found: list[T] = []
         failed: ChainUnavailable | None = None
-        for endpoint in self._pool.order():
-            if endpoint is own:
-                continue
+        _compared.set((own.number,))
+        for endpoint in self._pool.others(own):
             try:
                 found.append(await ask(self._at(endpoint)))
+                _compared.set((*_compared.get(), endpoint.number))
             except Disagreement:
                 raise
             except ChainUnavailable as error:
@@ -94,7 +96,11 @@ class Client:
     def disagreement(self, what: str, *said: object) -> Disagreement:
         """The exception for two endpoints that contradict one another, told as loudly as there is."""
         logger.critical(
-            "endpoints_disagree", chain=self._pool.chain, what=what, said=[repr(one)[:200] for one in said]
+            "endpoints_disagree",
+            chain=self._pool.chain,
+            endpoints=list(_compared.get()),
+            what=what,
+            said=[repr(one)[:200] for one in said],
         )
         return Disagreement(f"two endpoints contradict one another: {what}")
 

@@ -152,11 +152,16 @@ class Pool:
         well = [one for one in self.endpoints if one.health.good]
         ready = [one for one in well if one.wait(calls) == 0]
         first = self._turn(ready or well)
-        rest = [
-            one for one in self.endpoints if one is not first and one.health.reason is not Reason.STRANGER
-        ]
-        rest.sort(key=lambda one: (not one.health.good, one.wait(calls), one.health.until, -one.weight))
-        return ([] if first is None else [first]) + rest
+        rest = self.others(first, calls)
+        return rest if first is None else [first, *rest]
+
+    def others(self, than: Endpoint | None, calls: int = 1) -> list[Endpoint]:
+        """All endpoints of the chain but one, in the order in which they are to be asked beside it."""
+        ours = [one for one in self.endpoints if one.health.reason is not Reason.STRANGER]
+        return sorted(
+            (one for one in ours if one is not than),
+            key=lambda one: (not one.health.good, one.wait(calls), one.health.until, -one.weight),
+        )
 
     async def close(self) -> None:
         for task in self._tasks:

@@ -175,11 +175,12 @@ class Ethereum:
     async def sweep(
         self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
     ) -> list[SignedTransaction]:
-        if self._domain is None:
-            self._domain = await sweeping.read_domain(self._rpc, self._settings)
-        return await sweeping.sweep(
-            self._rpc, self._settings, self._signers, session, org_id, address, self._domain, holdings
-        )
+        with self._rpc.pinned():
+            if self._domain is None:
+                self._domain = await sweeping.read_domain(self._rpc, self._settings)
+            return await sweeping.sweep(
+                self._rpc, self._settings, self._signers, session, org_id, address, self._domain, holdings
+            )
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         with self._rpc.pinned():

@@ -124,6 +124,7 @@ async def test_nothing_is_concluded_from_what_two_endpoints_contradict_each_othe
     loud = [one for one in logs if one["event"] == "endpoints_disagree"]
     assert len(loud) == 3
     assert {one["log_level"] for one in loud} == {"critical"}
+    assert all(sorted(one["endpoints"]) == [0, 1] for one in loud)
     assert "credential" not in repr(logs)
     relays[liar].lie = None
     (told,) = await two.confirmed()
@@ -169,6 +170,41 @@ async def test_one_that_lags_holds_up_what_it_has_not_seen(
         assert await two.follow() == []
     relays[slow].lie = None
     assert len(await two.confirmed()) == 1
+
+
+@pytest.mark.parametrize("stuck", [0, 1])
+async def test_a_reorganisation_is_one_when_both_have_seen_it(
+    two: Wallet, relays: list[Relay], stuck: int
+) -> None:
+    paid = payouts(1)
+    await two.pay(paid)
+    await two.mine()
+    assert len(await two.confirmed()) == 1
+    old = await two.rpc("eth_getBlockByNumber", "latest", False)
+
+    def before(method: str, params: Any, result: Any) -> Any:
+        """The chain as it was."""
+        if method == "eth_getBlockByNumber" and params[0] in ("latest", old["number"]):
+            return old
+        return result
+
+    await two.rpc("anvil_reorg", 1, [])
+    relays[stuck].lie = before
+    refused = 0
+    for _ in range(4):
+        try:
+            assert await two.follow() == []
+        except Disagreement:
+            refused += 1
+    assert refused == 2
+    assert await two.statuses() == [(0, "CONFIRMED")]
+    relays[stuck].lie = None
+    assert [one.status for one in await two.follow()] == [TransactionStatus.BROADCAST]
+    await two.mine(3)
+    await two.rebroadcast()
+    await two.mine()
+    assert len(await two.confirmed()) == 1
+    assert await two.usdc(paid[0].to) == [USDC]
 
 
 async def test_a_second_endpoint_that_is_down_is_waited_for_with_conclusions_not_with_sending(
