@@ -150,10 +150,7 @@ async def _rest(world: World, traffic: Traffic, progress: Progress) -> None:
 
 
 async def _told(world: World, traffic: Traffic) -> str:
-    try:
-        statuses = await world.rows(_STATUSES)
-    except Exception:
-        return "PostgreSQL is away"
+    statuses = await world.rows(_STATUSES)
     counts = ", ".join(f"{row.number} {row.status}" for row in statuses)
     return (
         f"{len(traffic.payments)} payments asked for: {counts}; {sum(world.deeds.values())} deeds,"

@@ -87,7 +87,9 @@ async def reorganise(world: World) -> None:
         hashes += block["transactions"] if block else []
     kept = world.dice.choice((0.0, 0.5, 1.0))
     again = [hash for hash in hashes if world.dice.random() < kept]
-    pairs = [[raw, world.dice.randrange(depth)] for raw in await world.bytes_of(again)]
+    signed = await world.bytes_of(again)
+    blocks = sorted(world.dice.randrange(depth) for _ in signed)
+    pairs = [[raw, block] for raw, block in zip(signed, blocks, strict=True)]
     # A transaction whose nonce does not follow makes anvil refuse the whole.
     with contextlib.suppress(jsonrpc.RpcError):
         await jsonrpc.call(world.ethereum, "anvil_reorg", depth, pairs)

@@ -15,6 +15,7 @@ from typing import Any, Final, Self
 
 import psutil
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from chains.protocol import ChainName
 from core.database import Database
@@ -29,9 +30,13 @@ BLOCK_SECONDS: Final = 1
 FINAL_DEPTH: Final = 14
 _RPC_SECONDS: Final = 2
 _LOOK_SECONDS: Final = 0.3
-_RAW: Final = text(
-    "SELECT raw FROM chain_attempt WHERE chain = 'ethereum' AND hash = ANY(CAST(:hashes AS text[]))"
-)
+_DATABASE_SECONDS: Final = 60.0
+_RAW: Final = """
+    SELECT attempt.raw FROM chain_attempt AS attempt
+        JOIN chain_transaction AS transaction ON transaction.id = attempt.transaction_id
+    WHERE attempt.chain = 'ethereum' AND attempt.hash = ANY(CAST(:hashes AS text[]))
+    ORDER BY transaction.address, transaction.nonce
+"""
 
 
 class World:
@@ -203,13 +208,17 @@ class World:
 
     async def bytes_of(self, hashes: list[str]) -> list[str]:
         """The signed bytes of those of the Ethereum transactions that are Coffer's, as hex."""
-        async with self.database.everything() as session:
-            rows = await session.scalars(_RAW, {"hashes": hashes})
-            return ["0x" + bytes(raw).hex() for raw in rows]
+        return ["0x" + bytes(row.raw).hex() for row in await self.rows(_RAW, hashes=hashes)]
 
     async def rows(self, sql: str, **given: Any) -> list[Any]:
-        async with self.database.everything() as session:
-            return list((await session.execute(text(sql), given)).all())
+        """What a query finds, asked as the owner until PostgreSQL, which may be away, answers."""
+        async with asyncio.timeout(_DATABASE_SECONDS):
+            while True:
+                try:
+                    async with self.database.everything() as session:
+                        return list((await session.execute(text(sql), given)).all())
+                except (SQLAlchemyError, OSError):
+                    await asyncio.sleep(_LOOK_SECONDS)
 
 
 def _family(pid: int) -> list[int]:
