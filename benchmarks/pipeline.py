@@ -44,9 +44,9 @@ from sandbox.surfpool import Surfpool
 
 ETHEREUM_BATCHED: Final = 20_000
 ETHEREUM_SINGLE: Final = 12_000
-# Transactions in every measurement on surfpool: batches hold 18 payments each.
-SOLANA_TRANSACTIONS: Final = 300
-SOLANA_BATCH: Final = 18
+# Transactions in every measurement on surfpool: batches hold 59 payments each.
+SOLANA_TRANSACTIONS: Final = 500
+SOLANA_BATCH: Final = 59
 GAS_BATCH: Final = 100
 RECIPIENTS: Final = 200
 # Distinct recipients for the batches of surfpool, whose accounts are made one by one.

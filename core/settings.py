@@ -188,19 +188,24 @@ class SolanaSettings(RpcSettings):
         default=50, ge=0, description="Slots that an endpoint may be behind the others before it is paused."
     )
     rebroadcast_after: float = Field(default=2.0, gt=0, description="Seconds unseen before sending again.")
+    block_from: int = Field(
+        default=16,
+        ge=1,
+        description="Own transactions of a slot from which on its block is read instead of each.",
+    )
     compute_unit_price: int = Field(default=0, ge=0, description="Least priority fee.")
     max_compute_unit_price: int = Field(default=1_000_000, ge=0, description="Cap on the priority fee.")
     fee_percentiles: list[float] = Field(
         default=[50, 75, 90],
         min_length=3,
         max_length=3,
-        description="JSON list: whose priority fee of the last blocks is taken, at low, normal and high urgency.",
+        description="JSON list: whose priority fee of late is taken, at low, normal and high urgency.",
     )
     allow_off_curve: bool = Field(
         default=False, description="Pay addresses off the ed25519 curve too, as the vault of a multisig is."
     )
     allow_token_accounts: bool = Field(
-        default=False, description="Pay into USDC token accounts too, where one is given in place of a wallet."
+        default=False, description="Pay into USDC token accounts too, where one is given for a wallet."
     )
     allow_transfer_fee: bool = Field(
         default=False, description="Pay in a token whose mint withholds a fee of what is transferred."

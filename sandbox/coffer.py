@@ -170,7 +170,9 @@ class Coffer:
             "COFFER_ETHEREUM__MAX_IN_FLIGHT": "64",
             "COFFER_ETHEREUM__POLL_INTERVAL": "0.2",
             "COFFER_SOLANA__RPC_URL": infrastructure.solana_rpc_url,
+            "COFFER_SOLANA__GENESIS_HASH": infrastructure.solana_genesis_hash,
             "COFFER_SOLANA__USDC": str(mints.solana.address),
+            "COFFER_SOLANA__BLOCK_FROM": "3",
             "COFFER_SOLANA__POLL_INTERVAL": "0.2",
         } | dict(self.tuning.settings)
 

@@ -58,6 +58,11 @@ class Infrastructure:
         return self.surfpool.rpc_url
 
     @property
+    def solana_genesis_hash(self) -> str:
+        """The cluster's name, another one after every start of surfpool."""
+        return self.surfpool.genesis_hash
+
+    @property
     def solana_ws_url(self) -> str:
         return self.surfpool.ws_url
 

@@ -12,7 +12,7 @@ Where it differs from a real cluster (seen with 1.5.0):
 - An HTTP request holds one call: an array of calls is refused with -32600.
 - `meta.fee` and `getFeeForMessage` leave out the priority fee; `blockTime` of `getBlock` and `getTransaction`
   is a thousand times too small (`getBlockTime` is right).
-- It takes transactions of version 1, but does not heed the budget in their head: a priority fee is not charged,
+- It takes transactions of version 1, but does not heed the budget in their head: no priority fee is charged,
   and an instruction has 200,000 compute units whatever the limit says.
 - `getBlock` of a slot yet to come answers null rather than an error; no slot is ever skipped.
 """
@@ -49,6 +49,13 @@ class Surfpool:
         self.slot_ms = slot_ms
         self._folder = folder
         self._process: Process | None = None
+        self._genesis_hash: str | None = None
+
+    @property
+    def genesis_hash(self) -> str:
+        """The cluster's name since the last start."""
+        assert self._genesis_hash is not None, "the validator was started"
+        return self._genesis_hash
 
     @property
     def rpc_url(self) -> str:
@@ -81,6 +88,7 @@ class Surfpool:
             return bool(await jsonrpc.call(self.rpc_url, "getHealth") == "ok")
 
         await self.process.wait_ready(healthy, READY_SECONDS)
+        self._genesis_hash = await jsonrpc.call(self.rpc_url, "getGenesisHash")
 
     async def stop(self) -> None:
         if self._process is not None:

@@ -33,8 +33,6 @@ from core.logs import get_logger
 
 # A node's recent memory spans some 300 slots; beyond half of that its history is searched too.
 _RECENT_SLOTS: Final = 150
-# A block of a busy chain has megabytes, a transaction a few kilobytes.
-_WORTH_A_BLOCK: Final = 16
 _OPTIONS: Final = {"commitment": "confirmed", "maxSupportedTransactionVersion": 1}
 
 logger = get_logger(__name__)
@@ -62,9 +60,10 @@ class _Costs:
 class Follower:
     """Follows every wallet's transactions at once."""
 
-    def __init__(self, rpc: Rpc, history: History) -> None:
+    def __init__(self, rpc: Rpc, history: History, block_from: int) -> None:
         self._rpc = rpc
         self._history = history
+        self._block_from = block_from
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         """See `Chain.follow`. Nothing is kept in memory: a call whose transaction is rolled back is repeated
@@ -143,8 +142,8 @@ class Follower:
         slots: dict[int, list[str]] = defaultdict(list)
         for one in landed:
             slots[one.slot].append(one.attempt.hash)
-        full = [slot for slot, hashes in slots.items() if len(hashes) >= _WORTH_A_BLOCK]
-        single = [hash for hashes in slots.values() if len(hashes) < _WORTH_A_BLOCK for hash in hashes]
+        full = [slot for slot, hashes in slots.items() if len(hashes) >= self._block_from]
+        single = [hash for hashes in slots.values() if len(hashes) < self._block_from for hash in hashes]
         options = _OPTIONS | {"transactionDetails": "accounts", "rewards": False}
         calls: list[Call] = [("getBlock", [slot, options]) for slot in full]
         calls += [("getTransaction", [hash, _OPTIONS | {"encoding": "base64"}]) for hash in single]

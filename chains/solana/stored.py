@@ -108,8 +108,8 @@ async def newest(session: AsyncSession, ids: Sequence[str]) -> list[Bytes]:
 
 async def unseen(session: AsyncSession, seconds: float, stopped: Collection[str] = ()) -> list[Bytes]:
     """The newest attempt of each transaction that is not mined and was sent over `seconds` ago or, if no node
-    took it, stored over twice as long ago. What is younger is still on its way from whoever stored it. Of the addresses that
-    are `stopped`, what no node has answered for is left out."""
+    took it, stored over twice as long ago. What is younger is still on its way from whoever stored it. Of the
+    addresses that are `stopped`, what no node has answered for is left out."""
     return await _read(session, _UNSEEN, {"seconds": seconds, "stopped": list(stopped)})
 
 
