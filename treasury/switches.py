@@ -111,7 +111,16 @@ STOPPED: Final = """
         WHERE stop.resumed_at IS NULL AND (stop.org_id IS NULL OR stop.org_id = wallet.org_id)
           AND (stop.wallet_id IS NULL OR stop.wallet_id = wallet.id))
 """
-_STOPPED_ADDRESSES: Final = text(f"SELECT address FROM wallet WHERE chain = :chain AND {STOPPED}")  # noqa: S608
+_STOPPED_ADDRESSES: Final = text(
+    f"""
+    SELECT address FROM wallet WHERE chain = :chain AND {STOPPED}
+    UNION ALL
+    SELECT address FROM deposit_address WHERE chain = :chain AND EXISTS (
+        SELECT FROM payment_stop AS stop
+        WHERE stop.resumed_at IS NULL AND stop.wallet_id IS NULL
+          AND (stop.org_id IS NULL OR stop.org_id = deposit_address.org_id))
+    """  # noqa: S608
+)
 
 
 async def stop_wallet(
@@ -158,7 +167,8 @@ async def find_stop(session: AsyncSession, org_id: UUID, wallet_id: str) -> Stop
 
 
 async def stopped_addresses(session: AsyncSession, chain: str) -> set[str]:
-    """The addresses of the wallets on a chain that some switch stops."""
+    """The addresses on a chain from which nothing may go: of the wallets that some switch stops, and those
+    for deposits where the whole organisation, or everything, is stopped."""
     return set(await session.scalars(_STOPPED_ADDRESSES, {"chain": chain}))
 
 

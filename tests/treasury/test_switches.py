@@ -17,6 +17,7 @@ from chains.protocol import Built, Payout
 from tests.treasury.conftest import Treasury
 from tests.treasury.policing import ask, codes
 from treasury import switches
+from treasury.deposits.models import DepositAddress
 from treasury.sweep import tend_chain, wallets_with_waiting_intents
 from treasury.switches import UnknownWallet
 
@@ -146,6 +147,23 @@ async def test_only_wallets_of_ones_own_are_stopped_and_nobody_stops_everybody_b
 async def test_one_switch_is_on_once_however_many_turn_it_at_once(treasury: Treasury) -> None:
     turned = await asyncio.gather(*(turn(treasury, STOPS["everything"]) for _ in range(5)))
     assert sorted(turned) == [False] * 4 + [True]
+
+
+async def test_addresses_for_deposits_stop_with_their_organisation(treasury: Treasury) -> None:
+    async with treasury.workers.everything() as session:
+        session.add(
+            DepositAddress(
+                org_id=treasury.org_id, id="dep_1", chain="ethereum", address="0xDeposit", derivation=0
+            )
+        )
+        await session.commit()
+    found = []
+    for switch in (STOPS["wallet"], STOPS["organisation"], RESUMES["organisation"], STOPS["everything"]):
+        await turn(treasury, switch)
+        async with treasury.workers.everything() as session:
+            found.append(await switches.stopped_addresses(session, "ethereum"))
+    both = {"0xTreasury", "0xDeposit"}
+    assert found == [{"0xTreasury"}, both, {"0xTreasury"}, both]
 
 
 async def test_who_tends_a_chain_knows_what_is_stopped(treasury: Treasury) -> None:
