@@ -68,7 +68,7 @@ async def rebroadcast(
     `ChainUnavailable` when the node cannot be asked; what it says of the bytes is noted with them.
     """
     height = quantity(await rpc.call("eth_blockNumber"))
-    late = height - settings.rebroadcast_after
+    late = height - min(settings.rebroadcast_after, settings.bump_after)
     fresh = await cancel_ordered(rpc, settings, signers, session, height)
     if _ALL not in gaps:
         fresh += await fill_gaps(rpc, settings, signers, session, height, stopped)

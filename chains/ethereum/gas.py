@@ -25,14 +25,18 @@ _OPERATOR_FEE: Final = keccak(b"getOperatorFee(uint256)")[:4]
 _ENVELOPE: Final = 120
 # For code that the account may delegate to until the transaction is mined.
 _DELEGATED: Final = 10_000
+_REVERTED: Final = 100_000
 
 
 async def self_transfer_gas(rpc: Rpc, address: str) -> int:
     """A gas limit for a call of the address to itself with nothing; on Arbitrum it holds the data's share.
+    A call that is going to be reverted, by code that the account delegates to, uses up a nonce as well.
     Raises `ChainUnavailable`."""
     call = {"from": address, "to": address, "value": "0x0", "data": "0x"}
-    estimate = quantity(await rpc.call("eth_estimateGas", call))
-    return min(estimate * 5 // 4 + _DELEGATED, GAS_CAP)
+    (estimate,) = await rpc.batch([("eth_estimateGas", [call])])
+    if isinstance(estimate, RpcError):
+        return _REVERTED
+    return min(quantity(estimate) * 5 // 4 + _DELEGATED, GAS_CAP)
 
 
 async def gas_for(rpc: Rpc, settings: EthereumSettings, address: str, execution: int) -> int:

@@ -12,7 +12,7 @@ from chains.log import OrderKind
 from chains.protocol import PayoutResult, TransactionStatus
 from core.errors import Conflict, NotFound
 from tests.chains.ethereum.test_nonces import one_at_a_time, spend_elsewhere
-from tests.chains.ethereum.wallets import ETHER, USDC, Wallet, payouts
+from tests.chains.ethereum.wallets import ETHER, USDC, Wallet, payouts, recipient
 
 
 async def order(wallet: Wallet, kind: OrderKind, id: str) -> None:
@@ -113,6 +113,22 @@ async def test_a_canceled_delegation_leaves_a_gap_that_is_filled(
     rows = await wallet.rows("SELECT nonce, kind, status FROM chain_transaction ORDER BY nonce")
     assert rows == [(0, "delegation", "FINALIZED"), (1, "fill", "FINALIZED")]
     assert await wallet.rpc("eth_getCode", wallet.address, "latest") == "0x"
+
+
+async def test_a_cancellation_that_is_reverted_uses_up_the_nonce_all_the_same(wallet: Wallet) -> None:
+    """The account delegates to code that takes no ether, nor a call of nothing."""
+    (payout,) = payouts(1)
+    built = await wallet.pay([payout])
+    delegate = recipient()
+    await wallet.rpc("anvil_setCode", delegate, "0x60006000fd")
+    await wallet.rpc("anvil_setCode", wallet.address, "0xef0100" + delegate[2:])
+    await cancel(wallet, built.transactions[0].id)
+    await wallet.mine(3)
+    progress = await wallet.follow()
+    assert [one.code for one in progress[-1].results] == ["CanceledOnChain"]
+    assert await wallet.statuses() == [(0, "FINALIZED")]
+    assert await wallet.rows("SELECT succeeded FROM chain_transaction") == [(False,)]
+    assert await wallet.usdc(payout.to) == [0]
 
 
 async def test_only_the_cancellation_is_sent_again_and_raised(wallet: Wallet) -> None:
