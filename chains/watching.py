@@ -22,8 +22,8 @@ class ChainWatch(SQLModel, table=True):
     """An address whose transfers are told of, those after the block, or slot, `since`.
 
     `joined`: read as far as the chain's common position. `busy`: one of many transfers, a treasury's.
-    `derivation` is the index of a derived key. `cursor` and `balance` are Solana's: the newest final signature
-    that was read, and what the token account held when its signatures were last read.
+    `derivation` is the index of a derived key. `cursor` and `balance` are Solana's: the newest final
+    signature that was read, and what the token account held when its signatures were last read.
     """
 
     __tablename__ = "chain_watch"

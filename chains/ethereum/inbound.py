@@ -13,13 +13,20 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final
 
-from eth_utils.address import to_checksum_address
-from eth_utils.crypto import keccak
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import watching
 from chains.ethereum.finality import final_tag
-from chains.ethereum.rpc import Call, Rpc, RpcError, digest, octets, quantity
+from chains.ethereum.rpc import Call, Rpc, RpcError, digest, quantity
+from chains.ethereum.transfers import (
+    ADDRESSES_A_FILTER,
+    TRANSFER,
+    TransferLog,
+    amount_of,
+    filters,
+    logs_call,
+    parsed,
+)
 from chains.protocol import ChainName, ChainUnavailable, Inbound, TransactionKind, Transfer
 from chains.watching import Watch
 from core.logs import get_logger
@@ -27,15 +34,11 @@ from core.settings import EthereumSettings
 
 logger = get_logger(__name__)
 
-TRANSFER: Final = "0x" + keccak(b"Transfer(address,address,uint256)").hex()
-
 # Blocks near the head that one look reads by hash; after an outage the caller simply looks again.
 _BLOCKS_AT_ONCE: Final = 50
 _HEADERS_AT_ONCE: Final = 16
 # Blocks that are remembered below the final one. A deeper reorganisation begins anew at the final block.
 _BLOCKS_KEPT: Final = 128
-# Addresses that one filter names; of a single block, more than these are picked out of all its transfers.
-_ADDRESSES_A_FILTER: Final = 500
 _RECEIPTS_AT_ONCE: Final = 16
 
 
@@ -46,17 +49,8 @@ class _Header:
     parent: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Log:
-    """A transfer as its log tells of it; `index` is the log's place in the block."""
-
-    block: int
-    block_hash: str
-    hash: str
-    index: int
-    sender: str
-    recipient: str
-    amount: int
+def _number(header: _Header) -> int:
+    return header.number
 
 
 async def inbound(
@@ -155,10 +149,10 @@ async def _read_on(
     watches: Sequence[Watch],
     latest: _Header,
     final: _Header,
-) -> list[_Log]:
+) -> list[TransferLog]:
     """The logs of the blocks that come next; the blocks are added to `seen`."""
     addresses = [one.address for one in watches]
-    logs: list[_Log] = []
+    logs: list[TransferLog] = []
     if max(seen) < final.number:
         first, through = max(seen) + 1, min(final.number, max(seen) + settings.inbound_range)
         logs = await rpc.confirmed(
@@ -184,7 +178,7 @@ async def _read_on(
 
 async def _catch_up(
     rpc: Rpc, settings: EthereumSettings, seen: dict[int, str], late: Sequence[Watch], final: _Header
-) -> list[_Log]:
+) -> list[TransferLog]:
     """The logs of addresses that are new here, from where each begins to where the others are."""
     if not late:
         return []
@@ -195,7 +189,7 @@ async def _catch_up(
         lowest -= 1
     # What is not remembered was final when it was read, whatever the node that answers now calls final.
     through = max(min(final.number, position), lowest - 1)
-    logs: list[_Log] = []
+    logs: list[TransferLog] = []
     for start in range(first, through + 1, settings.inbound_range):
         last = min(through, start + settings.inbound_range - 1)
         logs += await rpc.confirmed(
@@ -209,15 +203,15 @@ async def _catch_up(
 
 async def _in_range(
     rpc: Rpc, settings: EthereumSettings, addresses: Sequence[str], first: int, last: int
-) -> list[_Log]:
+) -> list[TransferLog]:
     """The logs of final blocks. A node limits blocks or answers a call, each in words of its own: what it
     refuses is asked in halves."""
     if last < first or not addresses:
         return []
     span = {"fromBlock": hex(first), "toBlock": hex(last)}
-    calls = [_logs(settings, span, topics) for topics in _filters(addresses)]
+    calls = [logs_call(settings, span, topics) for topics in filters(addresses)]
     try:
-        return _parsed(await rpc.results(calls))
+        return parsed(await rpc.results(calls))
     except RpcError:
         if first == last:
             raise
@@ -228,34 +222,24 @@ async def _in_range(
 
 async def _in_blocks(
     rpc: Rpc, settings: EthereumSettings, addresses: Sequence[str], hashes: Sequence[str]
-) -> list[_Log]:
+) -> list[TransferLog]:
     """The logs of single blocks, which the node has to have."""
     if not addresses:
         return []
-    filters = list(_filters(addresses)) if len(addresses) <= _ADDRESSES_A_FILTER else [[TRANSFER]]
-    return _parsed(
+    # Of a single block, more addresses than that are picked out of all its transfers.
+    wanted = list(filters(addresses)) if len(addresses) <= ADDRESSES_A_FILTER else [[TRANSFER]]
+    return parsed(
         await rpc.results(
-            [_logs(settings, {"blockHash": hash}, topics) for hash in hashes for topics in filters]
+            [logs_call(settings, {"blockHash": hash}, topics) for hash in hashes for topics in wanted]
         )
     )
-
-
-def _filters(addresses: Sequence[str]) -> Iterable[list[Any]]:
-    for start in range(0, len(addresses), _ADDRESSES_A_FILTER):
-        part = [_topic(address) for address in addresses[start : start + _ADDRESSES_A_FILTER]]
-        yield [TRANSFER, part]
-        yield [TRANSFER, None, part]
-
-
-def _logs(settings: EthereumSettings, where: dict[str, str], topics: list[Any]) -> Call:
-    return "eth_getLogs", [where | {"address": settings.usdc, "topics": topics}]
 
 
 async def _told(
     rpc: Rpc,
     session: AsyncSession,
     watches: Sequence[Watch],
-    logs: Iterable[_Log],
+    logs: Iterable[TransferLog],
     seen: dict[int, str],
     final: _Header,
 ) -> list[Transfer]:
@@ -291,7 +275,9 @@ def _kind(made: watching.Made | None) -> TransactionKind | None:
     return None if made is None else made.kind
 
 
-async def _first_logs(rpc: Rpc, blocks: Collection[str], logs: Sequence[_Log]) -> dict[tuple[str, str], int]:
+async def _first_logs(
+    rpc: Rpc, blocks: Collection[str], logs: Sequence[TransferLog]
+) -> dict[tuple[str, str], int]:
     """The place of the first log of each transaction in its block: a log's place in the transaction stays
     the same when the transaction is mined in another block. The receipts have to hold every log of `logs`."""
     first: dict[tuple[str, str], int] = {}
@@ -305,46 +291,10 @@ async def _first_logs(rpc: Rpc, blocks: Collection[str], logs: Sequence[_Log]) -
                 places = [(quantity(log["logIndex"]), log["data"]) for log in receipt["logs"]]
                 if receipt["blockHash"] == block and places:
                     first[block, digest(receipt["transactionHash"])] = min(index for index, _ in places)
-                    held |= {(block, index, _amount(data)) for index, data in places}
+                    held |= {(block, index, amount_of(data)) for index, data in places}
     if not {(one.block_hash, one.index, one.amount) for one in logs} <= held:
         raise ChainUnavailable("the node has logs of a block, and not the receipts that hold them")
     return first
-
-
-def _amount(data: Any) -> int:
-    return int.from_bytes(octets(data)[:32])
-
-
-def _parsed(answers: Sequence[Any]) -> list[_Log]:
-    try:
-        return [_log(entry) for answer in answers for entry in answer if not entry.get("removed")]
-    except (AttributeError, KeyError, TypeError, ValueError):
-        raise ChainUnavailable("the node's logs cannot be read") from None
-
-
-def _log(entry: Any) -> _Log:
-    _, sender, recipient = entry["topics"]
-    return _Log(
-        block=quantity(entry["blockNumber"]),
-        block_hash=digest(entry["blockHash"]),
-        hash=digest(entry["transactionHash"]),
-        index=quantity(entry["logIndex"]),
-        sender=_address(sender),
-        recipient=_address(recipient),
-        amount=_amount(entry["data"]),
-    )
-
-
-def _number(header: _Header) -> int:
-    return header.number
-
-
-def _topic(address: str) -> str:
-    return "0x" + "0" * 24 + address[2:].lower()
-
-
-def _address(topic: Any) -> str:
-    return str(to_checksum_address(octets(topic)[-20:]))
 
 
 async def _existing(rpc: Rpc, number: int) -> _Header:
