@@ -21,7 +21,7 @@ COPY contracts/artifacts contracts/artifacts
 COPY migrations migrations
 RUN useradd --system --create-home coffer
 # A new volume takes over the owner of the folder that it is mounted on.
-RUN install -d -o coffer -g coffer -m 700 /srv/keys
+RUN install -d -o coffer -g coffer -m 700 /srv/keys /srv/signer
 USER coffer
 ENTRYPOINT ["python", "-m", "cli.main"]
 

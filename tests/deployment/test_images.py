@@ -69,7 +69,7 @@ def test_a_service_is_given_no_secret_that_it_does_not_need(services: dict[str, 
     given = {name: set(service.get("environment", ())) for name, service in services.items()}
     holders = {
         "COFFER_OWNER_DATABASE_URL": {"migrate"},
-        "COFFER_KEYSTORE_PASSPHRASE": {"worker", "keys"},
+        "COFFER_KEYSTORE_PASSPHRASE": {"signer", "keys"},
         "COFFER_WORKER_DATABASE_URL": {"worker", "scheduler", "keys"},
         "COFFER_DATABASE_URL": {"migrate", "api", "worker", "scheduler", "keys"},
         "COFFER_ENCRYPTION_KEYS": {"api", "keys"},

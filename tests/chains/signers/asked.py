@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from typing import Any
 
 import coincurve
@@ -14,12 +13,11 @@ from eth_utils.crypto import keccak
 from chains.protocol import ChainName, Payout, TransactionKind
 from chains.signers import Purpose, SigningRequest
 
-
-def address() -> str:
-    return str(to_checksum_address(secrets.token_bytes(20)))
-
-
-OURS, OTHER, TOKEN, DELEGATE, SPENDER, RECIPIENT = (address() for _ in range(6))
+# The same in every process of a run: they are in the names of tests.
+OURS, OTHER, TOKEN, DELEGATE, SPENDER, RECIPIENT = (
+    str(to_checksum_address(keccak(name)[:20]))
+    for name in (b"ours", b"other", b"token", b"delegate", b"spender", b"recipient")
+)
 
 
 def number(value: int) -> bytes:
