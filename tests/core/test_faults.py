@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -70,3 +72,10 @@ def test_it_stops_there_and_goes_on_when_it_is_told_to() -> None:
 def test_a_setting_that_names_no_point_is_refused(setting: str) -> None:
     with pytest.raises(ValueError, match="fault point"):
         arm(setting)
+
+
+def test_every_point_is_on_the_page() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "faults.md").read_text()
+    assert re.findall(r"^\| `([a-z.]+)` \| (.+) \| (.+) \|$", page, re.MULTILINE) == [
+        (point.value, point.behind, point.ahead) for point in Point
+    ]
