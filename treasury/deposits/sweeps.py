@@ -14,6 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import Chain, ChainName, ChainUnavailable, Holding, PayoutResult, Progress
+from chains.signers import UnknownKey
 from core import events
 from core.clock import now
 from core.database import Database
@@ -125,7 +126,7 @@ async def sweep(database: Database, chain: Chain, least: int) -> None:
     for org_id, wallet_id in wallets:
         try:
             sent = await _sign_and_store(database, chain, org_id, wallet_id, least)
-        except ChainUnavailable as error:
+        except (ChainUnavailable, UnknownKey) as error:
             log.warning("sweep_waits", walletId=wallet_id, reason=str(error))
             continue
         if sent:

@@ -189,7 +189,7 @@ async def test_many_blocks_are_read_by_ranges_and_a_range_that_is_refused_in_hal
     assert [one.amount for one in watcher.final.values()] == [USDC] * 4
 
 
-@pytest.mark.parametrize("depth", [1, 2, 5])
+@pytest.mark.parametrize("depth", [1, 2, 5, 10])
 async def test_a_reorganisation_takes_a_deposit_out_and_in_again(
     wallet: Wallet, watcher: Watcher, payer: Payer, depth: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
