@@ -11,8 +11,24 @@ from chains.log import clean
 # Custom 1 is the token program's InsufficientFunds and the system program's lack of lamports alike.
 INSUFFICIENT_FUNDS: Final[Any] = {"Custom": 1}
 ACCOUNT_FROZEN: Final[Any] = {"Custom": 17}
+# Of Token-2022: the mint's fee, or what the recipient's account wants, has changed since it was read.
+_FEE_MISMATCH: Final[Any] = {"Custom": 32}
+_NO_MEMO: Final[Any] = {"Custom": 36}
+CHANGED: Final = (_FEE_MISMATCH, _NO_MEMO)
+# Limits that payments of one transaction share: no payment's own fault, and gone when they are fewer.
+SHARED: Final[tuple[Any, ...]] = (
+    "MaxInstructionTraceLengthExceeded",
+    "ComputationalBudgetExceeded",
+    "ProgramFailedToComplete",
+    "MaxAccountsExceeded",
+)
 
-_WORDS: Final = {1: "insufficient funds", 17: "account is frozen"}
+_WORDS: Final = {
+    1: "insufficient funds",
+    17: "account is frozen",
+    32: "the token's fee has changed",
+    36: "the recipient wants a memo",
+}
 
 
 def instruction_error(error: Any) -> tuple[int | None, Any]:

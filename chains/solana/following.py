@@ -25,7 +25,7 @@ from chains.protocol import (
     TransactionStatus,
 )
 from chains.solana import confirming, stored, transactions
-from chains.solana.errors import INSUFFICIENT_FUNDS, describe, instruction_error
+from chains.solana.errors import CHANGED, INSUFFICIENT_FUNDS, SHARED, describe, instruction_error
 from chains.solana.history import History, Missing
 from chains.solana.rpc import Call, Rpc
 from core.faults import Point, reach
@@ -249,12 +249,13 @@ def _results(error: Any, payouts: Sequence[Payout], raw: bytes | None) -> list[P
     if error is None:
         return [PayoutResult(payout.reference, True) for payout in payouts]
     words = describe(error)
-    if len(payouts) == 1:
-        return [PayoutResult(payouts[0].reference, False, words)]
     index, reason = instruction_error(error)
+    if len(payouts) == 1:
+        # What the token or the recipient asks for since is seen by the next build.
+        return [PayoutResult(payouts[0].reference, False, words, retry=reason in CHANGED)]
     culprit = None
-    # The wallet's own lack is no payout's fault.
-    if raw is not None and index is not None and reason != INSUFFICIENT_FUNDS:
+    # The wallet's own lack is no payout's fault, nor is a limit that they share.
+    if raw is not None and index is not None and reason not in (INSUFFICIENT_FUNDS, *CHANGED, *SHARED):
         culprit = transactions.serves(raw, index)
     others = f"the transaction of this and other payments failed: {words}"
     return [

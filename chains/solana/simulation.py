@@ -18,7 +18,7 @@ from solders.pubkey import Pubkey
 
 from chains.protocol import ChainUnavailable, Rejection, Urgency
 from chains.solana import formats, packing, transactions
-from chains.solana.errors import ACCOUNT_FROZEN, INSUFFICIENT_FUNDS, describe, instruction_error
+from chains.solana.errors import ACCOUNT_FROZEN, INSUFFICIENT_FUNDS, SHARED, describe, instruction_error
 from chains.solana.formats import MAX_COMPUTE_UNITS, Budget, Compiled, Format
 from chains.solana.rpc import Call, Rpc, contents
 from chains.solana.tokens import Token
@@ -36,13 +36,6 @@ _OPTIONS: Final = {
     "sigVerify": False,
     "replaceRecentBlockhash": True,
 }
-# Limits that payments of one transaction share: no payment's own fault, and gone when they are fewer.
-_SHARED: Final[tuple[Any, ...]] = (
-    "MaxInstructionTraceLengthExceeded",
-    "ComputationalBudgetExceeded",
-    "ProgramFailedToComplete",
-    "MaxAccountsExceeded",
-)
 
 logger = get_logger(__name__)
 
@@ -128,7 +121,7 @@ class Simulator:
                 if failed is not None:
                     outcome.rejected.append(failed)
                     survivors += [one for one in plan.transfers if one.payout.reference != failed.reference]
-                elif reason in _SHARED and len(plan.transfers) > 1:
+                elif reason in SHARED and len(plan.transfers) > 1:
                     most = min(most, (len(plan.transfers) + 1) // 2)
                     survivors += plan.transfers
                 else:
@@ -224,7 +217,7 @@ def _failing(drafted: Draft, error: Any) -> tuple[Rejection | None, Any]:
     said something else."""
     index, reason = instruction_error(error)
     payout = drafted.serves[index] if index is not None else None
-    if payout is None or reason == INSUFFICIENT_FUNDS or reason in _SHARED:
+    if payout is None or reason == INSUFFICIENT_FUNDS or reason in SHARED:
         return None, reason
     if reason == ACCOUNT_FROZEN:
         return Rejection(payout.reference, "AccountFrozen", "the recipient's token account is frozen"), reason

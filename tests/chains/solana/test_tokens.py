@@ -240,6 +240,24 @@ async def test_a_recipient_that_wants_a_memo_gets_its_reference(maker: Maker) ->
     assert any("pi_wanting" in line for line in mined["meta"]["logMessages"])
 
 
+@pytest.mark.parametrize("others", [0, 2])
+async def test_a_memo_that_is_wanted_after_the_build_is_there_the_second_time(
+    maker: Maker, others: int
+) -> None:
+    wallet = await maker.wallet()
+    wanting = Keypair()
+    await wallet.mint.mint_to(wanting.pubkey(), 0)
+    paid = [*payouts(others), Payout("pi_wanting", str(wanting.pubkey()), USDC)]
+    built = await wallet.store(paid)
+    await extend(wallet.mint, wanting, tokens.MEMO_TRANSFER, MEMO_REQUIRED)
+    await wallet.send(built)
+    told = await wallet.followed(TransactionStatus.FINALIZED)
+    assert [(one.paid, one.retry) for one in told[-1].results] == [(False, True)] * len(paid)
+    await wallet.pay(paid)
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances(paid) == [USDC] * len(paid)
+
+
 async def test_a_mint_that_is_none_or_has_other_decimals_pays_nobody(wallet: Wallet) -> None:
     for usdc in (Keypair().pubkey(), wallet.key.pubkey()):
         chain = wallet.another(usdc=str(usdc))
