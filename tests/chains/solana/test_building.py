@@ -13,6 +13,7 @@ import pytest
 from solders.keypair import Keypair
 from solders.message import MessageV0, MessageV1
 from solders.pubkey import Pubkey
+from solders.signature import Signature
 
 from chains.endpoints import RpcError
 from chains.protocol import Built, Payout, TransactionStatus, Urgency
@@ -177,9 +178,7 @@ async def test_a_lone_payment_that_must_fail_is_found_among_many(wallet: Wallet,
 async def test_a_cluster_that_does_not_take_v1_gets_v0(wallet: Wallet, node: Node) -> None:
     async def old(rpc: Rpc, *params: Any) -> Any:
         if base64.b64decode(params[0])[0] == formats.V1_PREFIX:
-            raise RpcError(
-                -32602, "failed to deserialize a VersionedTransaction"
-            )
+            raise RpcError(-32602, "failed to deserialize a VersionedTransaction")
         return await node.call(rpc, "simulateTransaction", *params)
 
     node.answers["simulateTransaction"] = old
@@ -231,3 +230,24 @@ async def test_a_renewed_transaction_is_urgent(wallet: Wallet, node: Node) -> No
     assert len(rows) == 2
     units = formats._stated(formats.read(bytes(rows[0][0]))).units
     assert transactions.cost(bytes(rows[1][0])).fee == FEE + -(-units * 900_000 // 1_000_000)
+
+
+async def test_identical_bytes_are_sent_again_until_a_node_has_run_them(wallet: Wallet, node: Node) -> None:
+    sent: list[str] = []
+
+    async def lost(rpc: Rpc, *params: Any) -> Any:
+        sent.append(params[0])
+        return str(Signature.from_bytes(base64.b64decode(params[0])[-64:]))
+
+    node.answers["sendTransaction"] = lost
+    built = await wallet.pay(payouts(1))
+    await wallet.rebroadcast()
+    await wallet.rebroadcast()
+    assert sent == [base64.b64encode(built.transactions[0].raw).decode()] * 3
+    del node.answers["sendTransaction"]
+    await wallet.rebroadcast()
+    calls = node.calls["sendTransaction"]
+    # It is in a block, though nobody has followed it there yet.
+    await wallet.rebroadcast()
+    assert node.calls["sendTransaction"] == calls == 4
+    await wallet.followed(CONFIRMED)
