@@ -23,6 +23,7 @@ from chains.ethereum.finality import final_tag
 from chains.ethereum.recently import Recently
 from chains.ethereum.releasing import NONCE_CONSUMED
 from chains.ethereum.rpc import Call, Rpc, RpcError, quantity
+from chains.ethereum.transactions import fees_of
 from chains.ethereum.wallets import transaction_counts
 from chains.log import Answer, Attempt, Sendable
 from chains.protocol import ChainName, ChainUnavailable, TransactionKind
@@ -37,6 +38,7 @@ logger = get_logger(__name__)
 _ALL: Final = "all"
 # Nodes differ on how many calls a request may hold; a hundred is taken everywhere.
 _AT_ONCE: Final = 100
+_OFFERS_SENT: Final = 2
 # What is stored and not marked as sent is still on its way from whoever stored it, unless that one died.
 UNSENT_SECONDS = 2.0
 
@@ -78,7 +80,7 @@ async def rebroadcast(
     if raisable:
         await bump(rpc, settings, signers, session, raisable, height)
         waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS, stopped=stopped)
-    waiting = await _to_send(session, fresh, waiting)
+    waiting = await _to_send(session, fresh, waiting, stopped)
     suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
     quarantined = await log.quarantined(session, ChainName.ETHEREUM)
     suspects.update(id for id in quarantined if id not in looked_at)
@@ -88,19 +90,28 @@ async def rebroadcast(
 
 
 async def _to_send(
-    session: AsyncSession, fresh: Sequence[str], waiting: Sequence[Sendable]
+    session: AsyncSession, fresh: Sequence[str], waiting: Sequence[Sendable], stopped: Collection[str]
 ) -> list[Sendable]:
-    """`waiting`, and what was just stored for the transactions `fresh`, in the order of their nonces. Of a
-    transaction that is being canceled nothing goes out but its cancellation."""
-    sendable = {one.hash: one for one in await log.sendable(session, ChainName.ETHEREUM, fresh)}
-    sendable |= {one.hash: one for one in waiting}
-    ids = sorted({one.transaction_id for one in sendable.values()})
-    attempts = await log.attempts_of(session, ChainName.ETHEREUM, ids) if ids else []
+    """The bytes of the transactions `fresh` and of those in `waiting`, in the order of their nonces. Of a
+    transaction that is being canceled nothing goes out but its cancellation; of one that was raised, what
+    offers most, and what offered most before that, should the wallet's ether not do for more. Of an address
+    that is `stopped`, only what is in `waiting`, and cancellations."""
+    ids = sorted({one.transaction_id for one in waiting}.union(fresh))
+    attempts = await log.sendable(session, ChainName.ETHEREUM, ids)
     canceled = {one.transaction_id for one in attempts if one.cancels}
-    return sorted(
-        (one for one in sendable.values() if one.cancels or one.transaction_id not in canceled),
-        key=lambda one: (one.address, one.nonce or 0),
-    )
+    due = {one.hash for one in waiting}
+    offers: dict[str, list[tuple[int, Sendable]]] = {}
+    for one in attempts:
+        if one.transaction_id in canceled and not one.cancels:
+            continue
+        if one.address not in stopped or one.cancels or one.hash in due:
+            offers.setdefault(one.transaction_id, []).append((fees_of(one.raw).max_fee, one))
+    best = [
+        one
+        for offered in offers.values()
+        for _, one in sorted(offered, key=lambda offer: offer[0])[-_OFFERS_SENT:]
+    ]
+    return sorted(best, key=lambda one: (one.address, one.nonce or 0))
 
 
 async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) -> list[Sendable]:

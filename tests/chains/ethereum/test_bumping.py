@@ -12,6 +12,7 @@ from chains.ethereum.fees import Fees
 from chains.ethereum.transactions import fees_of
 from chains.protocol import Payout, Urgency
 from chains.signers.keystore import Secp256k1Signer
+from tests.chains.ethereum.test_nonces import record_sent
 from tests.chains.ethereum.wallets import ETHER, USDC, OneKey, Wallet, payouts, recipient, settings_for
 
 GWEI = 10**9
@@ -162,3 +163,19 @@ async def test_urgent_payments_go_first_and_offer_more(wallet: Wallet, batched: 
     assert await wallet.usdc(*(one.to for one in wanted)) == [USDC] * 4
     if batched:
         await wallet.chain.close()
+
+
+async def test_of_many_offers_the_best_are_sent_again(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configure(wallet, bump_after=1, rebroadcast_after=1)
+    await wallet.pay(payouts(1))
+    for _ in range(4):
+        await pass_by(wallet, 1)
+        await wallet.rebroadcast()
+    sent = record_sent(wallet, monkeypatch)
+    await wallet.rebroadcast()
+    raws = await wallet.rows("SELECT raw FROM chain_attempt ORDER BY created_at")
+    assert len(raws) == 5
+    assert [one for (one,) in sent] == ["0x" + raw.hex() for (raw,) in raws[-2:]]
+    await wallet.chain.close()
