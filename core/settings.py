@@ -217,6 +217,13 @@ class SolanaSettings(RpcSettings):
         default=50_000_000, ge=0, description="Native balance below which a wallet is told of."
     )
 
+    @model_validator(mode="after")
+    def _percentiles_ascend(self) -> SolanaSettings:
+        ascending = sorted(self.fee_percentiles)
+        if self.fee_percentiles != ascending or not 0 <= ascending[0] <= ascending[-1] <= 100:
+            raise ValueError("fee_percentiles ascend from 0 to 100")
+        return self
+
 
 class PolicySettings(BaseModel):
     """What every organisation's payments are held against. Times are hours."""
