@@ -21,7 +21,10 @@ from chains.solana.history import History
 from chains.solana.inbound import NOBODY
 from chains.solana.rpc import Rpc
 from sandbox import solana
+from tests.chains.solana.test_tokens import Maker, fee, maker
 from tests.chains.solana.wallets import SOL, USDC, Wallet, payouts
+
+__all__ = ["maker"]
 
 
 @dataclass
@@ -246,3 +249,19 @@ async def test_a_cluster_without_the_token_is_not_believed(wallet: Wallet, watch
     with pytest.raises(Exception, match="no token"):
         await stray.opening(wallet.address)
     await stray.close()
+
+
+@pytest.mark.parametrize("withheld", [False, True])
+async def test_of_a_token_2022_mint_what_arrived_counts(maker: Maker, withheld: bool) -> None:
+    wallet = await maker.wallet(*([fee(100, 50_000)] if withheld else []), allow_transfer_fee=True)
+    watcher = Watcher(wallet)
+    (paid,) = payouts(1, USDC)
+    await watcher.watch(wallet.address)
+    await watcher.watch(paid.to, since=0, busy=False)
+    assert (await wallet.chain.opening(wallet.address)).token == 1_000 * USDC
+    await wallet.pay([paid])
+    await watcher.until(lambda: bool(watcher.final))
+    (one,) = watcher.final.values()
+    arrived = USDC - (10_000 if withheld else 0)
+    assert (one.sender, one.recipient, one.amount) == (wallet.address, paid.to, arrived)
+    assert await wallet.balances([paid]) == [arrived]
