@@ -81,9 +81,7 @@ class Solana:
         with self._rpc.pinned():
             return await self._builder.build(session, org_id, address, payouts)
 
-    async def move(
-        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
-    ) -> Built:
+    async def move(self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str) -> Built:
         with self._rpc.pinned():
             payout = Payout(reference, to, await self.token_balance(address))
             return await self._builder.build(session, org_id, address, [payout], moves=True)
