@@ -102,7 +102,7 @@ async def test_the_description_is_whole_and_its_examples_work(caller: Caller) ->
                     method.upper(), path.format(orgId=caller.org_id), content=json.dumps(example).encode(),
                     key=f"example-{path}",
                 )  # fmt: skip
-                # A well-formed example may name what is not there, or ask for what has happened already; and no
+                # A well-formed example may name what is not there, or ask for what has happened already; no
                 # worker is here to make deposit addresses.
                 fine = (503,) if path.endswith("/deposit-addresses") else (200, 201, 404, 409)
                 assert answered.status in fine, answered.content
