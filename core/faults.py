@@ -58,6 +58,12 @@ class Point(StrEnum):
     FOLLOW_FINALIZED = "follow.finalized", "intents FINALIZED or FAILED", "not committed"
     FOLLOW_POSTED = "follow.posted", "every step of the progress booked", "not committed"
     FOLLOW_COMMITTED = "follow.committed", "committed", "the next look for news"
+    DEPOSIT_SEEN = "deposit.seen", "money that came in written down, with the position", "not committed"
+    DEPOSIT_STORED = "deposit.stored", "committed", "what is final not booked"
+    DEPOSIT_BOOKED = "deposit.booked", "deposits posted", "not committed"
+    SWEEP_SIGNED = "sweep.signed", "a sweep signed and in the log", "not committed"
+    SWEEP_STORED = "sweep.stored", "committed", "not sent"
+    SWEEP_BOOKED = "sweep.booked", "a sweep that came home posted", "not committed"
 
 
 @dataclass(slots=True)

@@ -13,6 +13,7 @@ from uuid import UUID, uuid4
 import pytest
 from eth_account import Account
 from solders.keypair import Keypair
+from solders.pubkey import Pubkey
 from sqlalchemy import text
 
 from chains import log
@@ -36,6 +37,7 @@ from tests.faults import runner
 from tests.faults.runner import PATIENCE, Job
 from treasury import dispatch, payments, settlement, sweep
 from treasury.chains import build_chains
+from treasury.deposits import addresses, watching
 from treasury.funds import open_wallet
 from treasury.schemas import PaymentIntentCreate, PaymentIntentRead
 
@@ -108,6 +110,7 @@ class Treasury:
     org_id: UUID
     wallet_id: str
     address: str
+    deposits: int = 0
 
     @property
     def chain(self) -> Chain:
@@ -140,7 +143,14 @@ class Treasury:
         node = self.ethereum if mines and self.chain_name is ChainName.ETHEREUM else None
         small = {f"COFFER_{self.chain_name.name}__BATCH_SIZE": "2"} if in_parts else {}
         return Job(
-            self.environment | small, self.chain_name, self.wallet_id, node, fault_point, in_parts, patience
+            self.environment | small,
+            self.chain_name,
+            self.wallet_id,
+            node,
+            fault_point,
+            in_parts,
+            patience,
+            self.deposits,
         )
 
     async def prepare(self) -> None:
@@ -194,6 +204,20 @@ class Treasury:
             await log.order(session, OrderKind.CANCEL, id, "a drill")
             await session.commit()
 
+    async def deposit(self, *, at_address: bool) -> None:
+        """Somebody sends us money: to a deposit address, from where it is swept, or to the wallet."""
+        self.deposits += 1
+        to = self.address
+        if at_address:
+            await addresses.fill(self.workers, self.chain, 1)
+            (to,) = [row.address for row in await self.rows("SELECT address FROM deposit_address")]
+        # The position from which money is looked for has to be there before the money is.
+        await watching.watch(self.workers, self.chain, 1)
+        if self.chain_name is ChainName.ETHEREUM:
+            await self.nodes.deployment().mint(to, 7 * USDC)
+        else:
+            await self.nodes.mint().mint_to(Pubkey.from_string(to), 7 * USDC)
+
     async def rows(self, sql: str, **given: Any) -> list[Any]:
         async with self.owner.everything() as session:
             return list((await session.execute(text(sql), given)).all())
@@ -210,6 +234,8 @@ class Treasury:
         ]
         lines: list[Line] = await received(self, self.chain_name, intents, {})
         lines += await books(self)
+        foreign = await self.rows("SELECT transaction_hash FROM foreign_transfer")
+        wrong += [f"{row.transaction_hash} is called another's" for row in foreign]
         wrong += [f"{line.what}: {one}" for line in lines for one in line.wrong]
         still = await self.rows(
             "SELECT id, kind, status FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED')"
@@ -271,6 +297,7 @@ async def treasury(
     upstream = nodes.anvil.rpc_url if chain_name is ChainName.ETHEREUM else nodes.surfpool.rpc_url
     keystore = open_keystore(tmp_path / "keys", PASSPHRASE)
     address = keystore.create(_CURVES[chain_name])
+    keystore.create_seed()
     deployment = mints if chain_name is ChainName.ETHEREUM else None
     both = Mints(deployment, mints if deployment is None else None)  # type: ignore[arg-type]
     await both.fund(chain_name, [address], 1_000 * USDC)

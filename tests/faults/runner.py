@@ -23,13 +23,18 @@ from core.settings import Settings
 from sandbox import anvil
 from treasury import dispatch, settlement, sweep
 from treasury.chains import build_chains
+from treasury.deposits import sweeps, watching
 
-PATIENCE = 45.0
+PATIENCE = 30.0
 TIMED_OUT = 3
 _UNSETTLED = text(
     """
     SELECT (SELECT count(*) FROM payment_intent WHERE status NOT IN ('FINALIZED', 'FAILED', 'CANCELED'))
          + (SELECT count(*) FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED'))
+         + (SELECT count(*) FROM sweep WHERE status NOT IN ('COMPLETED', 'FAILED'))
+         + (SELECT count(*) FROM deposit WHERE status NOT IN ('COMPLETED', 'DROPPED')
+                OR deposit_address_id IS NOT NULL AND sweep_id IS NULL)
+         + CAST(:expected AS integer) - (SELECT count(*) FROM deposit)
     """
 )
 
@@ -37,7 +42,7 @@ _UNSETTLED = text(
 @dataclass(frozen=True)
 class Job:
     """`environment` are Coffer's settings. `node` is anvil itself, whose blocks the worker mines by hand.
-    `in_parts`: a transaction a request, so that what is sent has several parts."""
+    `in_parts`: a transaction a request, so that what is sent has several parts. `deposits` are awaited."""
 
     environment: dict[str, str]
     chain: ChainName
@@ -46,6 +51,7 @@ class Job:
     fault_point: str | None = None
     in_parts: bool = False
     patience: float = PATIENCE
+    deposits: int = 0
 
 
 class Worker:
@@ -134,10 +140,12 @@ async def _turn(database: Database, chains: dict[ChainName, Chain], job: Job) ->
         dispatch.run(database, chains, job.wallet_id, 100),
         sweep.tend_chain(database, chain),
         settlement.follow(database, chain),
+        watching.watch(database, chain, 1),
+        sweeps.sweep(database, chain, 1),
     ):
         with suppress(ChainUnavailable):
             await step
     if job.node is not None:
         await anvil.mine(job.node)
     async with database.everything() as session:
-        return await session.scalar(_UNSETTLED) == 0
+        return await session.scalar(_UNSETTLED, {"expected": job.deposits}) == 0

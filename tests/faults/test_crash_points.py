@@ -15,13 +15,15 @@ RENEWAL = {Point.RENEW_PROVEN, Point.RENEW_SIGNED, Point.RENEW_STORED}
 BUMPING = {Point.BUMP_SIGNED, Point.BUMP_STORED}
 CANCELING = {Point.CANCEL_SIGNED, Point.CANCEL_STORED}
 FILLING = {Point.FILL_SIGNED, Point.FILL_STORED}
+SWEEPING = {Point.SWEEP_SIGNED, Point.SWEEP_STORED, Point.SWEEP_BOOKED}
+INBOUND = SWEEPING | {Point.DEPOSIT_SEEN, Point.DEPOSIT_STORED, Point.DEPOSIT_BOOKED}
 # Where what was sent has to be lost first, so that something is signed in its place.
 LOST = RENEWAL | BUMPING | CANCELING
 NEVER = {
     (ChainName.ETHEREUM, False): RENEWAL | {Point.PREPARE_STORED},
-    (ChainName.ETHEREUM, True): RENEWAL,
+    (ChainName.ETHEREUM, True): RENEWAL | INBOUND,
     (ChainName.SOLANA, False): BUMPING | CANCELING | FILLING | {Point.PREPARE_STORED},
-    (ChainName.SOLANA, True): BUMPING | CANCELING | FILLING | {Point.PREPARE_STORED},
+    (ChainName.SOLANA, True): BUMPING | CANCELING | FILLING | INBOUND | {Point.PREPARE_STORED},
 }
 CASES = [
     pytest.param(
@@ -54,6 +56,8 @@ async def test_everybody_is_paid_once_whatever_point_it_dies_at(
         await treasury.lose_a_nonce()
     # Parts are of several transactions, and so of more payments than fit into one.
     ids = await treasury.pay(5 if in_parts else 3 if batched else 1)
+    if point in INBOUND:
+        await treasury.deposit(at_address=point in SWEEPING)
     if point in LOST:
         treasury.proxy.plan(Fault.SWALLOWED, *SENDING, times=10_000)
     if point in CANCELING:

@@ -27,6 +27,7 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError
 from core.events import Event
+from core.faults import Point, reach
 from core.logs import get_logger
 from core.money import CURRENCIES, USDC, to_decimal
 from ledger import names
@@ -96,6 +97,7 @@ async def book(database: Database, chain: ChainName, min_deposit: int) -> None:
         while True:
             async with database.everything() as session:
                 booked = await _book(session, org_id, chain, min_deposit)
+                reach(Point.DEPOSIT_BOOKED)
                 await session.commit()
             if booked < _AT_ONCE:
                 break

@@ -20,6 +20,7 @@ from core.clock import now
 from core.database import Database
 from core.errors import CofferError
 from core.events import Event
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
 from core.money import USDC, to_decimal
@@ -130,6 +131,7 @@ async def sweep(database: Database, chain: Chain, least: int) -> None:
             log.warning("sweep_waits", walletId=wallet_id, reason=str(error))
             continue
         if sent:
+            reach(Point.SWEEP_STORED)
             async with database.everything() as session:
                 await chain.broadcast(session, sent)
                 await session.commit()
@@ -157,6 +159,7 @@ async def book(database: Database, chain: ChainName) -> None:
     for org_id in waiting:
         async with database.everything() as session:
             await _book(session, org_id, chain)
+            reach(Point.SWEEP_BOOKED)
             await session.commit()
 
 
@@ -180,6 +183,7 @@ async def _sign_and_store(
             (payout,) = one.payouts
             row = due[payout.reference]
             await _begin(session, org_id, chain.name, wallet_id, payout.reference, row, one.id)
+        reach(Point.SWEEP_SIGNED)
         await session.commit()
     return [one.id for one in signed]
 

@@ -16,6 +16,7 @@ from chains.protocol import Chain, ChainName, Inbound, TransactionKind, Transfer
 from core import events
 from core.database import Database
 from core.events import Event
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.locks import try_lock
 from core.logs import get_logger
@@ -111,7 +112,9 @@ async def watch(database: Database, chain: Chain, min_deposit: int) -> None:
             return
         news = await chain.inbound(session, await _pending(session, chain.name))
         await _write(session, chain.name, news, min_deposit)
+        reach(Point.DEPOSIT_SEEN)
         await session.commit()
+    reach(Point.DEPOSIT_STORED)
     await booking.book(database, chain.name, min_deposit)
 
 
