@@ -119,6 +119,8 @@ async def audit(world: World, traffic: Traffic) -> Verdict:
     for chain in ChainName:
         lines += await received(world, chain, list(intents.values()), traffic.before)
     lines += await books(world)
+    foreign = await world.rows("SELECT transaction_hash FROM foreign_transfer")
+    lines.append(Line("alarms over transfers that were ours", len(foreign), [row[0] for row in foreign]))
     still = await world.rows(_OPEN)
     lines.append(Line("transactions that are not final", len(still), [str(tuple(row)) for row in still]))
     return Verdict(

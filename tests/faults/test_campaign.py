@@ -14,7 +14,7 @@ SERVICES = {deeds.flush_valkey: 2, deeds.restart_postgres: 2, deeds.kill_worker:
 
 async def test_valkey_is_flushed_and_postgres_restarted_while_payments_are_made() -> None:
     said: list[str] = []
-    outcome = await campaign.run(7, 12, said.append, rate=4, pace=1.2, deeds=SERVICES)
+    outcome = await campaign.run(7, 8, said.append, rate=4, pace=0.8, deeds=SERVICES)
     assert [line for line in outcome.verdict.lines if line.wrong] == []
     assert outcome.deeds["flush_valkey"] > 0
     assert outcome.deeds["restart_postgres"] > 0
