@@ -14,7 +14,7 @@ Where it differs from a real cluster (seen with 1.5.0):
   is a thousand times too small (`getBlockTime` is right).
 - It takes transactions of version 1, but does not heed the budget in their head: no priority fee is charged,
   and an instruction has 200,000 compute units whatever the limit says.
-- `getBlock` of a slot with a transaction tells `parentSlot` as the slot itself and a `blockHeight` 29 too low.
+- `getBlock` of a slot with a transaction calls the slot its own parent, and its height 29 less than it is.
 - `getBlock` of a slot yet to come answers null rather than an error; no slot is ever skipped.
 """
 
