@@ -272,9 +272,7 @@ class Chain(Protocol):
         The caller holds the wallet's lock, commits, and only then calls `broadcast`.
         """
 
-    async def move(
-        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
-    ) -> Built:
+    async def move(self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str) -> Built:
         """As `build`, one transaction of kind MOVE: all of the token that `address` has goes to `to`, another
         address of ours. The caller has seen to it that nothing else of `address` is in flight."""
 

@@ -114,9 +114,7 @@ class Ethereum:
                 self._data_fees,
             )
 
-    async def move(
-        self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str
-    ) -> Built:
+    async def move(self, session: AsyncSession, org_id: UUID, address: str, to: str, reference: str) -> Built:
         with self._rpc.pinned():
             return await building.build(
                 self._rpc,

@@ -108,8 +108,19 @@ def _attempts(rows: Iterable[Any]) -> list[Attempt]:
             cancels,
         )
         for (
-            hash, id, org_id, address, kind, nonce, status, block, height, expires_at, sent_at, cancels,
-        ) in rows  # fmt: skip
+            hash,
+            id,
+            org_id,
+            address,
+            kind,
+            nonce,
+            status,
+            block,
+            height,
+            expires_at,
+            sent_at,
+            cancels,
+        ) in rows
     ]
 
 

@@ -6,8 +6,8 @@ from alembic import op
 
 from migrations.tenancy import isolate
 
-revision = "0015"
-down_revision = "0014"
+revision = "0014"
+down_revision = "0013"
 
 
 def upgrade() -> None:
