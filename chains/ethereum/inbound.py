@@ -67,27 +67,35 @@ async def inbound(
         latest, final = min(latest, also[0], key=_number), min(final, also[1], key=_number)
     seen = await _known(rpc, before, latest, final, last)
     kept = max(seen)
-    logs = await _read_on(rpc, settings, seen, [one for one in watches if one.joined], latest, final)
-    late = [one for one in watches if not one.joined]
+    # A position that was lost is no position: everybody is read again, from where each began.
+    late = [one for one in watches if not one.joined or not before]
+    joined = [one for one in watches if one.joined and before]
+    logs = await _read_on(rpc, settings, seen, joined, latest, final)
     logs += await _catch_up(rpc, settings, seen, late, final)
     transfers = await _told(rpc, session, watches, logs, seen, final)
     await watching.keep_blocks(session, ChainName.ETHEREUM, min(final.number, max(seen)) - _BLOCKS_KEPT, kept)
     fresh = {number: hash for number, hash in seen.items() if number > kept or number not in before}
     await watching.add_blocks(session, ChainName.ETHEREUM, fresh)
     await watching.join(session, ChainName.ETHEREUM, [one.address for one in late])
-    return _moved(transfers, pending, seen, final)
+    return _moved(transfers, pending, seen, kept if before else -1, final)
 
 
 def _moved(
-    transfers: Sequence[Transfer], pending: Sequence[Transfer], seen: dict[int, str], final: _Header
+    transfers: Sequence[Transfer],
+    pending: Sequence[Transfer],
+    seen: dict[int, str],
+    kept: int,
+    final: _Header,
 ) -> Inbound:
+    """What became of `pending`. The blocks above `kept` were read this time: whatever of them was not found
+    is there no more, also where a range of blocks was read without their hashes."""
     position = max(seen)
     found = {one.key for one in transfers}
     dropped = {
         one.key
         for one in pending
         if one.key not in found
-        and (one.block > position or seen.get(one.block, one.block_hash) != one.block_hash)
+        and (one.block > kept or seen.get(one.block, one.block_hash) != one.block_hash)
     }
     finals = {one.key for one in transfers if one.final}
     if seen.get(final.number, final.hash) != final.hash:

@@ -58,7 +58,8 @@ class _Signature:
 @dataclass(frozen=True, slots=True)
 class _Change:
     """What a transaction did to one token account of the mint: by how much it rose or, below zero, fell.
-    `position` is its place among the transaction's accounts."""
+    `position` is its place among the transaction's accounts, `owner` whose it was or, where it rose, is now:
+    an account can be handed to anybody, who need not even know."""
 
     position: int
     account: str
@@ -194,7 +195,7 @@ class Watcher:
                 _Change(
                     position=place,
                     account=keys[place],
-                    owner=(after.get(place) or before[place])["owner"],
+                    owner=_owner(before.get(place), after.get(place)),
                     amount=_held(after.get(place)) - _held(before.get(place)),
                 )
                 for place in sorted(before.keys() | after.keys())
@@ -255,8 +256,14 @@ def _transfers(
 ) -> Iterable[Transfer]:
     """The changes of watched wallets' accounts as transfers. Of several on the other side the one that lost
     or won the most stands for all; where tokens were made or burnt, `NOBODY`. What went from one watched
-    wallet to another is told of once, as what arrived, and what we paid ourselves is not told of."""
-    ours = {change.position for change in changes if accounts.get(change.owner) == change.account}
+    wallet to another is told of once, as what arrived, if the one stands for all that paid; and what we paid
+    ourselves is not told of."""
+    owners = {accounts[address]: address for address in watches}
+    ours = {
+        change.position: owners[change.account]
+        for change in changes
+        if change.account in owners and (change.amount < 0 or change.owner == owners[change.account])
+    }
     payers = [change for change in changes if change.amount < 0]
     payees = [change for change in changes if change.amount > 0]
     payer = min(payers, key=lambda change: change.amount, default=None)
@@ -264,20 +271,24 @@ def _transfers(
     payee = max(outside, key=lambda change: change.amount, default=None)
     for change in changes:
         arrived = change.amount > 0
-        told = arrived or (made is None and (payee is not None or not payees))
+        told = arrived or (made is None and (payee is not None or not payees or change is not payer))
         if change.position not in ours or not change.amount or not told:
             continue
-        if one.slot <= watches[change.owner].since:
+        address = ours[change.position]
+        if one.slot <= watches[address].since:
             continue
         other = payer if arrived else payee
         party = NOBODY if other is None else other.owner
+        if not arrived and party in watches:
+            # In an account of theirs that is not watched: no deposit.
+            party = NOBODY
         yield Transfer(
             hash=one.hash,
             position=change.position,
             block=one.slot,
             block_hash=str(one.slot),
-            sender=party if arrived else change.owner,
-            recipient=change.owner if arrived else party,
+            sender=party if arrived else address,
+            recipient=address if arrived else party,
             amount=abs(change.amount),
             final=one.slot <= final,
             made=None if made is None else made.kind,
@@ -309,6 +320,11 @@ def _signature(entry: Any) -> _Signature:
         return _Signature(str(entry["signature"]), int(entry["slot"]), entry["err"] is not None)
     except (KeyError, TypeError, ValueError):
         raise ChainUnavailable("getSignaturesForAddress: an entry cannot be read") from None
+
+
+def _owner(before: Any, after: Any) -> str:
+    fell = _held(after) < _held(before)
+    return str((before if fell or after is None else after)["owner"])
 
 
 def _held(entry: Any) -> int:

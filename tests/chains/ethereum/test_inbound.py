@@ -237,6 +237,35 @@ async def test_a_reorganisation_that_only_moves_a_deposit_drops_nothing(
     assert after.block == before.block + 1
 
 
+async def test_a_deposit_that_went_while_nobody_looked_is_dropped_however_final_its_place_is_by_now(
+    wallet: Wallet, watcher: Watcher, payer: Payer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chain = wallet.chain
+    monkeypatch.setattr(chain, "_settings", chain._settings.model_copy(update={"finality": "depth:5"}))
+    await wallet.mine(6)
+    await watcher.caught_up()
+    hash = await payer.pay(wallet.address)
+    await wallet.mine(2)
+    await watcher.look()
+    assert list(watcher.pending) == [(hash, 0)]
+    await wallet.rpc("anvil_reorg", 3, [])
+    await wallet.mine(20)
+    await watcher.caught_up()
+    assert (watcher.pending, watcher.final, watcher.dropped) == ({}, {}, {(hash, 0)})
+
+
+async def test_without_its_position_everybody_is_read_again(
+    wallet: Wallet, watcher: Watcher, payer: Payer
+) -> None:
+    hash = await payer.pay(wallet.address)
+    await wallet.mine(9)
+    async with wallet.database.everything() as session:
+        await watching.keep_blocks(session, ChainName.ETHEREUM, -1, -1)
+        await session.commit()
+    await watcher.caught_up()
+    assert list(watcher.final) == [(hash, 0)]
+
+
 async def test_a_look_that_was_not_committed_is_taken_again(
     wallet: Wallet, watcher: Watcher, payer: Payer
 ) -> None:

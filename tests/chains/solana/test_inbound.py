@@ -12,7 +12,7 @@ from solders.keypair import Keypair
 from solders.pubkey import Pubkey
 from spl.token import instructions as token
 from spl.token.constants import TOKEN_PROGRAM_ID
-from spl.token.models import TransferCheckedParams
+from spl.token.models import AuthorityType, SetAuthorityParams, TransferCheckedParams
 
 from chains import watching
 from chains.protocol import ChainName, Inbound, TransactionKind, Transfer
@@ -178,6 +178,49 @@ async def test_what_goes_from_one_watched_wallet_to_another_is_told_of_once(
     await pay(wallet, payer, wallet.address, 2)
     await watcher.until(lambda: bool(watcher.final))
     assert [(one.sender, one.amount) for one in watcher.final.values()] == [(str(payer.pubkey()), 2)]
+
+
+async def test_an_account_that_is_handed_to_us_by_its_payer_does_not_make_us_the_payer(
+    wallet: Wallet, watcher: Watcher, payer: Keypair
+) -> None:
+    handed = token.set_authority(
+        SetAuthorityParams(
+            program_id=TOKEN_PROGRAM_ID,
+            account=wallet.mint.account_of(payer.pubkey()),
+            authority=AuthorityType.ACCOUNT_OWNER,
+            current_authority=payer.pubkey(),
+            new_authority=Pubkey.from_string(wallet.address),
+        )
+    )
+    deposit = str(Keypair().pubkey())
+    await watcher.watch(deposit, since=0, busy=False)
+    await solana.send(wallet.mint.rpc_url, [*transfer(wallet, payer, deposit, 5), handed], payer)
+    await watcher.until(lambda: bool(watcher.final))
+    assert [(one.sender, one.recipient) for one in watcher.final.values()] == [(str(payer.pubkey()), deposit)]
+
+
+async def test_money_leaves_seen_whoever_pays_more_beside_it_and_whoever_has_the_account_then(
+    wallet: Wallet, watcher: Watcher, payer: Keypair
+) -> None:
+    deposit = str(Keypair().pubkey())
+    await watcher.watch(deposit, since=0, busy=False)
+    steps = transfer(wallet, payer, deposit, 10) + transfer(wallet, wallet.key, deposit, 3)
+    steps.append(
+        token.set_authority(
+            SetAuthorityParams(
+                program_id=TOKEN_PROGRAM_ID,
+                account=wallet.mint.account_of(wallet.key.pubkey()),
+                authority=AuthorityType.ACCOUNT_OWNER,
+                current_authority=wallet.key.pubkey(),
+                new_authority=payer.pubkey(),
+            )
+        )
+    )
+    await solana.send(wallet.mint.rpc_url, steps, payer, wallet.key)
+    await watcher.until(lambda: len(watcher.final) == 2)
+    assert sorted((one.sender, one.recipient, one.amount) for one in watcher.final.values()) == sorted(
+        [(str(payer.pubkey()), deposit, 13), (wallet.address, NOBODY, 3)]
+    )
 
 
 async def test_signatures_are_paged_and_a_look_that_was_not_committed_is_taken_again(
