@@ -72,6 +72,16 @@ _IS_RIPE = text(
                OR waiting.since <= now() - gathering.seconds * interval '1 second'))
     """  # noqa: S608
 )
+# The same where no chain has its payments wait for one another.
+_HAS_WAITING = text(
+    f"""
+    SELECT EXISTS (
+        SELECT FROM wallet JOIN payment_intent AS intent
+          ON intent.org_id = wallet.org_id AND intent.wallet_id = wallet.id
+        WHERE wallet.id = :wallet_id AND NOT {STOPPED}
+          AND intent.status = 'RESERVED' AND NOT intent.awaiting_approval)
+    """  # noqa: S608
+)
 _LOCK_WALLET = text(
     "SELECT org_id, chain, address FROM wallet WHERE id = :wallet_id AND rotation_id IS NULL"
     " FOR NO KEY UPDATE SKIP LOCKED"
@@ -147,6 +157,9 @@ async def _broadcast(database: Database, wallet_id: str, chain: Chain, transacti
 
 async def _is_ripe(database: Database, chains: Chains, wallet_id: str) -> bool:
     gatherings = [chain.gathering for chain in chains.values()]
+    if not any(gathering.seconds for gathering in gatherings):
+        async with database.everything() as session:
+            return bool(await session.scalar(_HAS_WAITING, {"wallet_id": wallet_id}))
     given = {
         "chains": [name.value for name in chains],
         "sizes": [gathering.size for gathering in gatherings],

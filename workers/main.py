@@ -17,9 +17,6 @@ from workers.broker import broker
 __all__ = ["broker", "dispatch", "follow", "sweep", "tail"]
 
 _SHUTDOWN_MS: Final = 30_000
-# How long an idle consumer sleeps: what a lone message waits at the most.
-_IDLE_MS: Final = 20
-
 
 def start(settings: Settings) -> None:
     """Replace this process by Dramatiq's, with as many processes and threads as the settings say."""
@@ -31,5 +28,4 @@ def start(settings: Settings) -> None:
         "--skip-logging",
         "workers.main:broker",
     ]
-    environment = os.environ | {"dramatiq_worker_timeout": str(_IDLE_MS)}
-    os.execve(sys.executable, [sys.executable, "-m", "dramatiq", *arguments], environment)  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "dramatiq", *arguments])  # noqa: S606
