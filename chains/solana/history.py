@@ -14,11 +14,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from chains.protocol import ChainUnavailable
-from chains.solana.rpc import Rpc, RpcError
+from chains.solana.rpc import Header, Rpc, RpcError
 from core.logs import get_logger
 
 # Blocks beyond the expiry that have to be there too, as far as they are final.
 _MARGIN: Final = 64
+# How many blocks are looked at to find one that the node tells a sound header of.
+_SEARCHED: Final = 512
 _SIGNATURES: Final = {
     "commitment": "finalized",
     "maxSupportedTransactionVersion": 1,
@@ -111,28 +113,38 @@ async def _unknown(rpc: Rpc, expired: Sequence[Expired], finalized: int, endpoin
 
 async def _is_whole(rpc: Rpc, since: int, until: int, endpoint: int) -> bool:
     """Whether the node has every finalized block from the slot `since` to past the height `until`: as many as
-    the heights of the first and the last say, the first following a block before `since`."""
+    the heights of the first and the last say, the first following a block before `since`, or being one."""
     try:
         found = await rpc.blocks(since, 1)
         if not found:
             logger.warning("history_is_behind", since=since, until=until, endpoint=endpoint)
             return False
-        first = await rpc.block(found[0])
-        slots = await rpc.blocks(found[0], max(until - first.height, 0) + 2 + _MARGIN)
-        if not slots or slots[0] != found[0]:
+        first = await _sound(rpc, found) or await _sound(rpc, await _before(rpc, found[0]))
+        if first is None:
+            logger.error("history_unsound", since=since, until=until, endpoint=endpoint)
+            return False
+        slots = await rpc.blocks(first.slot, max(until - first.height, 0) + 2 + _MARGIN)
+        if not slots or slots[0] != first.slot:
             raise ChainUnavailable("getBlocksWithLimit: a block is gone")
-        last = await rpc.block(slots[-1])
+        last = await _sound(rpc, slots[: -_MARGIN - 2 : -1])
+        if last is None:
+            slots += await rpc.blocks(slots[-1] + 1, _SEARCHED)
+            last = await _sound(rpc, slots[-_SEARCHED:])
+        if last is None:
+            logger.error("history_unsound", since=since, until=until, endpoint=endpoint)
+            return False
     except RpcError as error:
         # Of these blocks the node cannot tell; of others it may.
         logger.error("history_unreadable", since=since, until=until, error=str(error), endpoint=endpoint)
         return False
-    follows = found[0] == since or first.parent < since
-    if not follows or len(slots) != last.height - first.height + 1:
+    held = slots.index(last.slot) + 1
+    follows = first.slot <= since or first.parent < since
+    if not follows or held != last.height - first.height + 1:
         logger.error(
             "history_has_a_hole",
             since=since,
             until=until,
-            blocks=len(slots),
+            blocks=held,
             heights=last.height - first.height + 1,
             endpoint=endpoint,
         )
@@ -141,6 +153,22 @@ async def _is_whole(rpc: Rpc, since: int, until: int, endpoint: int) -> bool:
         logger.warning("history_is_behind", since=since, until=until, height=last.height, endpoint=endpoint)
         return False
     return True
+
+
+async def _before(rpc: Rpc, slot: int) -> list[int]:
+    """The slots of the blocks shortly before the one at `slot`, the newest first."""
+    start = max(slot - _SEARCHED, 0)
+    return [one for one in await rpc.blocks(start, slot - start) if one < slot][::-1]
+
+
+async def _sound(rpc: Rpc, slots: Sequence[int]) -> Header | None:
+    """The first of `slots` whose block follows an earlier one, as every block does. A node that calls a block
+    its own parent does not tell its height either."""
+    for slot in slots:
+        header = await rpc.block(slot)
+        if header.parent < slot:
+            return header
+    return None
 
 
 async def _absent(rpc: Rpc, missing: Sequence[Missing]) -> list[Missing]:

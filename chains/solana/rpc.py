@@ -27,8 +27,9 @@ _BEHIND: Final = frozenset({-32005, -32016})
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A block's height, and the slot of the block before it."""
+    """A block's slot, its height, and the slot of the block before it."""
 
+    slot: int
     height: int
     parent: int
 
@@ -195,7 +196,7 @@ class Rpc(Client):
         }
         block = await self.call("getBlock", slot, options)
         try:
-            return Header(int(block["blockHeight"]), int(block["parentSlot"]))
+            return Header(slot, int(block["blockHeight"]), int(block["parentSlot"]))
         except (KeyError, TypeError, ValueError):
             raise ChainUnavailable("getBlock: no block with its height") from None
 

@@ -271,7 +271,7 @@ class ChaosProxy:
             return empty | {"error": {"code": -32603, "message": "the node did not answer"}}
         if "result" not in answer:
             return answer
-        result = _repaired(method, params, answer["result"])
+        result = answer["result"]
         if fault is Fault.NULL or (self.forgets and method in FORGETFUL):
             result = _forgotten(method, result)
         if self.stale is not None:
@@ -338,14 +338,6 @@ def _promised(method: str, params: list[Any]) -> str:
     raw = base64.b64decode(params[0])
     # Of one signer: behind the count, or at the end of a transaction of version 1, which begins with 0x81.
     return str(Signature.from_bytes(raw[-64:] if raw[0] & 0x80 else raw[1:65]))
-
-
-def _repaired(method: str, params: list[Any], result: Any) -> Any:
-    """surfpool tells of a block with a transaction a height and a parent that are not its own (see
-    `sandbox.surfpool`). A payment whose expiry is proven from such a block would wait for ever."""
-    if method == "getBlock" and result is not None and result["parentSlot"] == params[0]:
-        return result | {"parentSlot": params[0] - 1, "blockHeight": params[0]}
-    return result
 
 
 def _forgotten(method: str, result: Any) -> Any:

@@ -254,3 +254,35 @@ async def test_a_node_of_another_cluster_knows_of_nothing_that_is_gone(which: in
     nodes[which].genesis = "another"
     with pytest.raises(ChainUnavailable):
         await gone(*nodes)
+
+
+def unsound(*slots: int) -> Ledger:
+    """A node that tells of these blocks as surfpool does of those with a transaction."""
+    node = Ledger()
+    for slot in slots:
+        block = node.blocks_of[slot]
+        node.blocks_of[slot] = block | {"blockHeight": block["blockHeight"] - 29, "parentSlot": slot}
+    return node
+
+
+# Where it begins, around it, where it is looked at last, and past that.
+@pytest.mark.parametrize(
+    "slots", [(1_000,), (999, 1_000, 1_001, 1_030), (1_118,), tuple(range(1_060, 1_119))]
+)
+async def test_a_block_that_is_its_own_parent_is_passed_over(slots: tuple[int, ...]) -> None:
+    assert await never_mined(unsound(*slots))
+
+
+async def test_where_no_late_block_is_sound_one_beyond_is_looked_for() -> None:
+    assert await never_mined(unsound(*range(1_054, 1_119)))
+    assert not await never_mined(unsound(*(slot for slot in range(990, TIP + 1) if slot not in SKIPPED)))
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [hole(1_010, 1_010), hole(1_000, 1_000), hole(997, 1_005), hole(1_040, 1_120), tip(1_050)],
+)
+async def test_blocks_that_are_their_own_parents_hide_no_hole(damage: Callable[[Ledger], None]) -> None:
+    node = unsound(999, 1_000, 1_001, *range(1_055, 1_119))
+    damage(node)
+    assert not await never_mined(node)

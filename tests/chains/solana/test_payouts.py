@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from solders.keypair import Keypair
@@ -12,7 +13,7 @@ from spl.token.constants import TOKEN_PROGRAM_ID
 from spl.token.instructions import set_authority
 from spl.token.models import AuthorityType, SetAuthorityParams
 
-from chains.protocol import ChainUnavailable, Payout, PayoutResult, TransactionKind, TransactionStatus
+from chains.protocol import Built, ChainUnavailable, Payout, PayoutResult, TransactionKind, TransactionStatus
 from chains.signers.keystore import Ed25519Signer
 from chains.solana import Solana
 from chains.solana.rpc import Rpc, RpcError
@@ -304,6 +305,37 @@ async def test_what_expired_unsent_is_signed_anew_stored_and_only_then_sent(wall
     assert (step.transaction_id, step.hash) == (built.transactions[0].id, (await wallet.attempts())[1][0])
     assert await wallet.balances(paid) == [USDC, USDC]
     assert len(await wallet.attempts()) == 2
+
+
+async def test_what_was_signed_at_a_slot_with_a_transaction_is_signed_anew(wallet: Wallet) -> None:
+    """surfpool calls such a slot its own parent, and tells a wrong height of it."""
+
+    async def crowd() -> None:
+        while True:
+            await solana.airdrop(wallet.mint.rpc_url, Keypair().pubkey(), SOL)
+
+    async def is_its_own_parent(slot: int) -> bool:
+        return (await wallet.chain._rpc.block(slot)).parent == slot
+
+    async def stored_at_such_a_slot() -> Built:
+        while True:
+            built = await wallet.store([Payout(f"pi_{uuid4().hex}", str(Keypair().pubkey()), 1)])
+            slot = (await wallet.rows("SELECT max(created_height) FROM chain_attempt"))[0][0]
+            await wallet.passed(slot + 1)
+            if await is_its_own_parent(slot):
+                return built
+
+    crowding = asyncio.create_task(crowd())
+    async with asyncio.timeout(20):
+        built = await stored_at_such_a_slot()
+        crowding.cancel()
+    await wallet.expired(built)
+    before = len(await wallet.attempts())
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 2 * before, "all of them, whatever their slots held"
+    await wallet.rebroadcast()
+    await wallet.followed(CONFIRMED, before)
+    assert await wallet.usdc() == 1_000 * USDC - before
 
 
 async def test_an_error_a_late_node_or_a_short_memory_is_never_not_found(
