@@ -56,6 +56,7 @@ def _show(outcome: Outcome) -> None:
         ("answers spoiled", outcome.spoiled),
         ("started again", outcome.restarts),
         ("payments", outcome.verdict.statuses),
+        ("money that came in", {"deposits": outcome.deposits}),
         ("failures", outcome.verdict.failures),
     ):
         typer.echo(f"{title}: " + ", ".join(f"{count} {name}" for name, count in counts.items()))

@@ -26,6 +26,8 @@ INTENTS: Final = """
 """
 _WALLETS: Final = """
     SELECT wallet.chain, wallet.address,
+           ARRAY(SELECT known.address FROM wallet_address AS known
+                 WHERE known.org_id = wallet.org_id AND known.wallet_id = wallet.id) AS addresses,
            sum(account.debits_posted - account.credits_posted) AS usdc,
            sum(account.debits_pending + account.credits_pending) AS pending,
            (SELECT debits_posted - credits_posted FROM ledger_account
@@ -34,11 +36,18 @@ _WALLETS: Final = """
         JOIN fund ON fund.org_id = wallet.org_id AND fund.wallet_id = wallet.id
         JOIN ledger_account AS account
           ON account.id IN (fund.available_account_id, fund.reserved_account_id)
-    GROUP BY wallet.chain, wallet.address, wallet.gas_account_id ORDER BY wallet.chain, wallet.address
+    GROUP BY wallet.org_id, wallet.id, wallet.chain, wallet.address, wallet.gas_account_id
+    ORDER BY wallet.chain, wallet.address
 """
 _OPEN: Final = """
     SELECT id, chain, kind, nonce, status FROM chain_transaction
     WHERE status NOT IN ('FINALIZED', 'EXPIRED') ORDER BY id
+"""
+_DEPOSITS: Final = """
+    SELECT address.chain, array_agg(address.address) AS addresses,
+           (SELECT coalesce(sum(debits_posted - credits_posted), 0) FROM ledger_account AS account
+            WHERE account.name = 'wallet:' || address.chain || ':deposits:available') AS usdc
+    FROM deposit_address AS address GROUP BY address.chain ORDER BY address.chain
 """
 _TOTALS: Final = """
     SELECT currency, sum(debits_posted) AS debits, sum(credits_posted) AS credits,
@@ -167,11 +176,16 @@ async def books(world: Audited) -> list[Line]:
     lines = []
     for row in await world.rows(_WALLETS):
         chain = ChainName(row.chain)
-        token = (await _balances(world, chain, [row.address]))[row.address]
-        native = await _native(world, chain, row.address)
+        token = sum((await _balances(world, chain, row.addresses)).values())
+        native = sum([await _native(world, chain, address) for address in row.addresses])
         name = f"{chain}: wallet {row.address[:8]}…"
         lines.append(Line(f"{name} USDC, books = chain", token, _differ(int(row.usdc), token)))
         lines.append(Line(f"{name} gas, books = chain", native, _differ(int(row.gas), native)))
+    for row in await world.rows(_DEPOSITS):
+        held = sum((await _balances(world, ChainName(row.chain), row.addresses)).values())
+        lines.append(
+            Line(f"{row.chain}: deposit addresses, books = chain", held, _differ(int(row.usdc), held))
+        )
     for row in await world.rows(_TOTALS):
         wrong = _differ(int(row.debits), int(row.credits))
         if row.pending:

@@ -15,6 +15,7 @@ from typing import Any, Final
 
 from sandbox.torture.audit import SETTLED, Verdict, audit
 from sandbox.torture.deeds import DEEDS, Deed, keep_doing
+from sandbox.torture.deposits import Deposits
 from sandbox.torture.payments import Traffic
 from sandbox.torture.world import World
 
@@ -24,8 +25,22 @@ _AFTER_TRAFFIC: Final = 0.1
 SETTLE_SECONDS: Final = 420.0
 _PROGRESS_SECONDS: Final = 5.0
 _STATUSES: Final = "SELECT status, count(*) AS number FROM payment_intent GROUP BY status ORDER BY status"
-_OPEN: Final = "SELECT count(*) AS number FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED')"
-_TABLES: Final = ("payment_intent", "chain_transaction", "chain_attempt", "chain_payout", "chain_wallet")
+# Transactions, deposits that may still be dropped, and money that is still to be brought to the treasury.
+_OPEN: Final = """
+    SELECT (SELECT count(*) FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED'))
+         + (SELECT count(*) FROM deposit WHERE status = 'PENDING')
+         + (SELECT count(*) FROM ledger_account
+            WHERE name LIKE 'wallet:%:deposits:available' AND debits_posted <> credits_posted) AS number
+"""
+_TABLES: Final = (
+    "payment_intent",
+    "chain_transaction",
+    "chain_attempt",
+    "chain_payout",
+    "chain_wallet",
+    "deposit",
+    "sweep",
+)
 
 Progress = Callable[[str], None]
 
@@ -37,6 +52,7 @@ class Outcome:
     seed: int
     seconds: float
     payments: int
+    deposits: int
     deeds: dict[str, int]
     restarts: dict[str, int]
     spoiled: dict[str, int]
@@ -70,7 +86,9 @@ async def run(
     async with World(dice) as world:
         progress(f"seed {seed}, {seconds:g} s, logs in {world.coffer.folder.path}")
         traffic = Traffic(world.coffer, Random(dice.random()))  # noqa: S311
+        deposits = Deposits(world.coffer, Random(dice.random()))  # noqa: S311
         await traffic.prepare()
+        await deposits.prepare()
         await world.settle_ground()
         for proxies in world.proxies.values():
             for proxy in proxies:
@@ -80,7 +98,7 @@ async def run(
             async def doing(peace: asyncio.Event) -> None:
                 await keep_doing(world, peace, pace, deeds)
 
-            await _torture(world, traffic, seconds, rate, doing, progress)
+            await _torture(world, traffic, deposits, seconds, rate, doing, progress)
             await world.behave()
             await _rest(world, traffic, progress)
             verdict = await audit(world, traffic)
@@ -97,6 +115,7 @@ async def run(
             seed,
             round(time.monotonic() - started, 1),
             len(traffic.payments),
+            deposits.made,
             dict(sorted(world.deeds.items())),
             dict(sorted(world.restarts.items())),
             dict(sorted(spoiled.items())),
@@ -108,6 +127,7 @@ async def run(
 async def _torture(
     world: World,
     traffic: Traffic,
+    deposits: Deposits,
     seconds: float,
     rate: float,
     doing: Callable[[asyncio.Event], Coroutine[Any, Any, None]],
@@ -118,6 +138,7 @@ async def _torture(
     try:
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(traffic.run(rate, enough))
+            tasks.create_task(deposits.run(enough))
             tasks.create_task(doing(peace))
             await asyncio.sleep(seconds * (1 - _AFTER_TRAFFIC))
             enough.set()
