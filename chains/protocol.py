@@ -201,11 +201,11 @@ class Inbound:
 @dataclass(frozen=True, slots=True)
 class Holding:
     """A deposit to bring home: `amount` smallest units from the address `source`, whose key is the one that
-    was derived at the index `derivation`."""
+    was derived at the index `derivation` or, without one, a key of its own."""
 
     reference: str
     source: str
-    derivation: int
+    derivation: int | None
     amount: int
 
 

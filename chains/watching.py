@@ -78,6 +78,9 @@ _DERIVATIONS: Final = text(
     "SELECT address, derivation FROM chain_watch WHERE chain = :chain AND derivation IS NOT NULL"
     " AND address = ANY(CAST(:addresses AS text[]))"
 )
+_MOVE_START: Final = text(
+    "UPDATE chain_watch SET since = :since WHERE chain = :chain AND address = :address"
+).bindparams(bindparam("since", type_=BigInteger))
 _JOIN: Final = text(
     "UPDATE chain_watch SET joined = true WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))"
 )
@@ -134,6 +137,11 @@ async def watch(
     indexes = [(derivations or {}).get(address) for address in addresses]
     given = {"chain": chain.value, "org_id": org_id, "since": since, "busy": busy}
     await session.execute(_WATCH, given | {"addresses": list(addresses), "derivations": indexes})
+
+
+async def move_start(session: AsyncSession, chain: ChainName, address: str, since: int) -> None:
+    """Tell of the transfers of a watched address after the block, or slot, `since` alone."""
+    await session.execute(_MOVE_START, {"chain": chain.value, "address": address, "since": since})
 
 
 async def derivations(session: AsyncSession, chain: ChainName, addresses: Collection[str]) -> dict[str, int]:

@@ -23,7 +23,7 @@ from migrations import migrate as upgrade
 from treasury.chains import build_chains
 from treasury.funds import open_wallet
 from treasury.models import Wallet
-from treasury.rotation import start
+from treasury.rotation import collect, start
 
 Chain = Annotated[ChainName, typer.Argument(help="The chain.")]
 
@@ -147,6 +147,37 @@ def rotate_wallet_key(
             return {"rotation_id": rotation.id, "old": rotation.old_address, "new": rotation.new_address}
 
     print_answer(asyncio.run(rotate()), as_json)
+
+
+@wallets.command("collect")
+def collect_from_old_address(
+    wallet_id: str,
+    address: Annotated[str, typer.Option("--from", help="The address that the wallet had before.")],
+    as_json: AsJson = False,
+) -> None:
+    """Bring to a wallet the USDC that was paid to an address it had before its key changed. That key is
+    needed once more; the wallet pays the gas."""
+
+    async def bring() -> dict[str, Any]:
+        settings = get_settings()
+        async with worker_session() as session:
+            found = (await session.scalars(select(Wallet).where(col(Wallet.id) == wallet_id))).one_or_none()
+            if found is None:
+                raise NotFound(f"there is no wallet {wallet_id}")
+            signers = open_signers(settings)
+            chains = build_chains(settings, signers)
+            try:
+                chain = chains[ChainName(found.chain)]
+                await signers.signer(chain.address(address))
+                begun = await collect(session, found.org_id, wallet_id, chain, address)
+                await session.commit()
+            finally:
+                for one in chains.values():
+                    await one.close()
+                await signers.close()
+            return {"rotation_id": begun.id, "from": begun.old_address, "to": begun.new_address}
+
+    print_answer(asyncio.run(bring()), as_json)
 
 
 @wallets.command("seed")

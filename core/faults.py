@@ -64,6 +64,9 @@ class Point(StrEnum):
     SWEEP_SIGNED = "sweep.signed", "a sweep signed and in the log", "not committed"
     SWEEP_STORED = "sweep.stored", "committed", "not sent"
     SWEEP_BOOKED = "sweep.booked", "a sweep that came home posted", "not committed"
+    ROTATE_SIGNED = "rotate.signed", "what moves a wallet's money to its new key in the log", "not committed"
+    ROTATE_STORED = "rotate.stored", "committed", "not sent"
+    ROTATE_SWITCHED = "rotate.switched", "a wallet's address changed", "not committed"
 
 
 @dataclass(slots=True)

@@ -12,6 +12,12 @@
 
 Payments that wait stay RESERVED all the while. The old key is needed until DONE; the old address stays the
 wallet's (`wallet_address`) for good, and what is paid to it is found.
+
+To bring that over (`collect`) goes through the same table, while the wallet pays as always: DRAINING, MOVING
+with a transaction that the wallet's present key pays for, MOVED, DONE.
+
+The switch of an organisation, or that of everything, holds every step. A wallet's own switch holds what is
+collected, and no change of key: that may be what a stolen key asks for.
 """
 
 from __future__ import annotations
@@ -26,13 +32,15 @@ from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import watching
-from chains.protocol import Chain, ChainName, ChainUnavailable, PayoutResult, Progress
+from chains.protocol import Chain, ChainName, ChainUnavailable, Holding, PayoutResult, Progress
 from core.clock import now
 from core.database import Database
 from core.errors import Conflict, NotFound, ValidationError
+from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
 from treasury.models import Wallet, WalletRotation
+from treasury.switches import STOPPED
 
 log = get_logger(__name__)
 
@@ -60,6 +68,7 @@ class _Rotation:
     old: str
     new: str
     status: Status
+    collects: bool
 
 
 # Written, not only locked: whoever takes the wallet next sees it, however long ago it looked.
@@ -67,7 +76,34 @@ _CLAIM: Final = text(
     """
     UPDATE wallet SET rotation_id = :id
     WHERE org_id = CAST(:org_id AS uuid) AND id = :wallet_id AND rotation_id IS NULL
+      AND NOT EXISTS (
+          SELECT FROM wallet_rotation AS other
+          WHERE other.wallet_id = wallet.id AND other.status NOT IN ('DONE', 'FAILED'))
     """
+)
+_FREE: Final = text(
+    """
+    SELECT address FROM wallet
+    WHERE org_id = CAST(:org_id AS uuid) AND id = :wallet_id AND chain = :chain AND NOT EXISTS (
+        SELECT FROM wallet_rotation AS other
+        WHERE other.wallet_id = wallet.id AND other.status NOT IN ('DONE', 'FAILED'))
+    FOR NO KEY UPDATE
+    """
+)
+# What the wallet had once, or was to have.
+_LEFT: Final = text(
+    """
+    SELECT EXISTS (
+        SELECT FROM wallet_address
+        WHERE wallet_id = :wallet_id AND chain = :chain AND address = :address AND retired_at IS NOT NULL)
+      OR EXISTS (
+        SELECT FROM wallet_rotation
+        WHERE wallet_id = :wallet_id AND chain = :chain AND new_address = :address AND status = 'FAILED')
+    """
+)
+_TRIED: Final = text(
+    "SELECT EXISTS (SELECT FROM wallet_rotation"
+    " WHERE wallet_id = :wallet_id AND chain = :chain AND new_address = :address)"
 )
 _KNOWN: Final = text("SELECT EXISTS (SELECT FROM wallet_address WHERE chain = :chain AND address = :address)")
 _WAITING: Final = text(
@@ -76,15 +112,23 @@ _WAITING: Final = text(
     WHERE chain = :chain AND status IN ('DRAINING', 'MOVED', 'FUNDED') ORDER BY id
     """
 )
+# A condition on `wallet`: the switch of its organisation, or that of everything, stops it.
+_ALL_STOPPED: Final = """
+    EXISTS (
+        SELECT FROM payment_stop AS stop
+        WHERE stop.resumed_at IS NULL AND stop.wallet_id IS NULL
+          AND (stop.org_id IS NULL OR stop.org_id = wallet.org_id))
+"""
 _LOCK: Final = text(
-    """
+    f"""
     SELECT rotation.id, rotation.org_id, rotation.wallet_id, rotation.old_address, rotation.new_address,
-           rotation.status
+           rotation.status, wallet.rotation_id IS NULL AS collects
     FROM wallet_rotation AS rotation
         JOIN wallet ON wallet.org_id = rotation.org_id AND wallet.id = rotation.wallet_id
     WHERE rotation.id = :id AND rotation.status IN ('DRAINING', 'MOVED', 'FUNDED')
+      AND NOT {_ALL_STOPPED} AND (wallet.rotation_id = rotation.id OR NOT {STOPPED})
     FOR NO KEY UPDATE
-    """
+    """  # noqa: S608
 )
 _OPEN: Final = text(
     """
@@ -141,10 +185,46 @@ async def start(
     claimed = await session.execute(_CLAIM, {"org_id": org_id, "wallet_id": wallet_id, "id": rotation.id})
     if not claimed.rowcount:  # type: ignore[attr-defined]
         raise Conflict("the wallet's key is being changed already")
+    tried = {"wallet_id": wallet_id, "chain": chain.name.value, "address": address}
+    if await session.scalar(_TRIED, tried):
+        await watching.move_start(session, chain.name, address, opening.block)
+    else:
+        await watching.watch(session, org_id, chain.name, [address], since=opening.block, busy=True)
     session.add(rotation)
     await session.flush()
-    await watching.watch(session, org_id, chain.name, [address], since=opening.block, busy=True)
     log.warning("wallet_rotation_begun", rotationId=rotation.id, walletId=wallet_id, to=address)
+    return rotation
+
+
+async def collect(
+    session: AsyncSession, org_id: UUID, wallet_id: str, chain: Chain, address: str
+) -> WalletRotation:
+    """Begin to bring to a wallet what was paid to `address`, which was its own before its key changed. The
+    key of `address` is needed once more, and no gas on it.
+
+    Raises `NotFound`, `Conflict`, `InvalidAddress`, and `ValidationError` for any other address.
+    """
+    address = chain.address(address)
+    given = {"org_id": org_id, "wallet_id": wallet_id, "chain": chain.name.value, "address": address}
+    if await session.get(Wallet, (org_id, wallet_id)) is None:
+        raise NotFound(f"there is no wallet {wallet_id} on {chain.name}")
+    if not await session.scalar(_LEFT, given):
+        raise ValidationError.at("from", "the wallet never had this address, or has it still")
+    present = await session.scalar(_FREE, given)
+    if present is None:
+        raise Conflict("the wallet's key is being changed, or something is being collected")
+    rotation = WalletRotation(
+        id=new_id(PREFIX),
+        org_id=org_id,
+        wallet_id=wallet_id,
+        chain=chain.name.value,
+        old_address=address,
+        new_address=present,
+        status=Status.DRAINING,
+    )
+    session.add(rotation)
+    await session.flush()
+    log.warning("wallet_collection_begun", rotationId=rotation.id, walletId=wallet_id, of=address)
     return rotation
 
 
@@ -180,11 +260,20 @@ async def _step(database: Database, chain: Chain, id: str) -> None:
         if row is None:
             return
         rotation = _Rotation(
-            row.id, row.org_id, row.wallet_id, row.old_address, row.new_address, Status(row.status)
+            row.id,
+            row.org_id,
+            row.wallet_id,
+            row.old_address,
+            row.new_address,
+            Status(row.status),
+            row.collects,
         )
-        sent = await _next(session, chain, rotation)
+        sent = await (_bring if rotation.collects else _next)(session, chain, rotation)
+        if sent:
+            reach(Point.ROTATE_SIGNED)
         await session.commit()
     if sent:
+        reach(Point.ROTATE_STORED)
         async with database.everything() as session:
             await chain.broadcast(session, sent)
             await session.commit()
@@ -199,13 +288,13 @@ async def _next(session: AsyncSession, chain: Chain, rotation: _Rotation) -> lis
             log.critical("wallet_rotation_waits", rotationId=rotation.id, quarantined=quarantined)
         return []
     if rotation.status is Status.FUNDED:
-        await _switch(session, rotation)
+        await _switch(session, chain, rotation)
         return []
     if rotation.status is Status.MOVED:
         reference = rotation.id + _NATIVE
         built = await chain.move_native(session, rotation.org_id, rotation.old, rotation.new, reference)
         if not built.transactions:
-            await _switch(session, rotation)
+            await _switch(session, chain, rotation)
             return []
         await _set(session, rotation.id, Status.FUNDING)
         return [one.id for one in built.transactions]
@@ -220,10 +309,26 @@ async def _next(session: AsyncSession, chain: Chain, rotation: _Rotation) -> lis
     return [one.id for one in built.transactions]
 
 
-async def _switch(session: AsyncSession, rotation: _Rotation) -> None:
+async def _bring(session: AsyncSession, chain: Chain, rotation: _Rotation) -> list[str]:
+    """As `_next`, for what is collected: it comes like a deposit, and the wallet's present key sends it."""
+    left = 0 if rotation.status is Status.MOVED else await chain.token_balance(rotation.old)
+    if not left:
+        await _set(session, rotation.id, Status.DONE)
+        return []
+    holding = Holding(rotation.id, rotation.old, None, left)
+    signed = await chain.sweep(session, rotation.org_id, rotation.new, [holding])
+    if signed:
+        await _set(session, rotation.id, Status.MOVING)
+    return [one.id for one in signed]
+
+
+async def _switch(session: AsyncSession, chain: Chain, rotation: _Rotation) -> None:
+    if left := await chain.token_balance(rotation.old):
+        log.error("paid_to_old_address", walletId=rotation.wallet_id, to=rotation.old, amount=left)
     given = {"org_id": rotation.org_id, "id": rotation.id, "address": rotation.new}
     await session.execute(_SWITCH, given)
     await _set(session, rotation.id, Status.DONE)
+    reach(Point.ROTATE_SWITCHED)
     log.warning(
         "wallet_rotated",
         rotationId=rotation.id,

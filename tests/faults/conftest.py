@@ -21,6 +21,7 @@ from chains.ethereum import broadcasting
 from chains.log import OrderKind
 from chains.protocol import Chain, ChainName
 from chains.signers import Curve
+from chains.signers.keystore import Keystore
 from core.database import Database
 from core.organisations import create_organisation
 from core.secrets import FieldVault
@@ -35,7 +36,7 @@ from sandbox.torture.audit import INTENTS, Line, books, received
 from sandbox.torture.proxy import ChaosProxy
 from tests.faults import runner
 from tests.faults.runner import PATIENCE, Job
-from treasury import dispatch, payments, settlement, sweep
+from treasury import dispatch, payments, rotation, settlement, sweep
 from treasury.chains import build_chains
 from treasury.deposits import addresses, watching
 from treasury.funds import open_wallet
@@ -202,6 +203,13 @@ class Treasury:
                 text("SELECT id FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED')")
             )
             await log.order(session, OrderKind.CANCEL, id, "a drill")
+            await session.commit()
+
+    async def rotate(self) -> None:
+        """The wallet is to change to another key."""
+        new = Keystore.from_settings(runner.settings(self.environment)).create(_CURVES[self.chain_name])
+        async with self.workers.everything() as session:
+            await rotation.start(session, self.org_id, self.wallet_id, self.chain, new)
             await session.commit()
 
     async def deposit(self, *, at_address: bool) -> None:

@@ -32,6 +32,7 @@ _UNSETTLED = text(
     SELECT (SELECT count(*) FROM payment_intent WHERE status NOT IN ('FINALIZED', 'FAILED', 'CANCELED'))
          + (SELECT count(*) FROM chain_transaction WHERE status NOT IN ('FINALIZED', 'EXPIRED'))
          + (SELECT count(*) FROM sweep WHERE status NOT IN ('COMPLETED', 'FAILED'))
+         + (SELECT count(*) FROM wallet_rotation WHERE status NOT IN ('DONE', 'FAILED'))
          + (SELECT count(*) FROM deposit WHERE status NOT IN ('COMPLETED', 'DROPPED')
                 OR deposit_address_id IS NOT NULL AND sweep_id IS NULL)
          + CAST(:expected AS integer) - (SELECT count(*) FROM deposit)

@@ -17,13 +17,14 @@ CANCELING = {Point.CANCEL_SIGNED, Point.CANCEL_STORED}
 FILLING = {Point.FILL_SIGNED, Point.FILL_STORED}
 SWEEPING = {Point.SWEEP_SIGNED, Point.SWEEP_STORED, Point.SWEEP_BOOKED}
 INBOUND = SWEEPING | {Point.DEPOSIT_SEEN, Point.DEPOSIT_STORED, Point.DEPOSIT_BOOKED}
+ROTATING = {Point.ROTATE_SIGNED, Point.ROTATE_STORED, Point.ROTATE_SWITCHED}
 # Where what was sent has to be lost first, so that something is signed in its place.
 LOST = RENEWAL | BUMPING | CANCELING
 NEVER = {
     (ChainName.ETHEREUM, False): RENEWAL | {Point.PREPARE_STORED},
-    (ChainName.ETHEREUM, True): RENEWAL | INBOUND,
+    (ChainName.ETHEREUM, True): RENEWAL | INBOUND | ROTATING,
     (ChainName.SOLANA, False): BUMPING | CANCELING | FILLING | {Point.PREPARE_STORED},
-    (ChainName.SOLANA, True): BUMPING | CANCELING | FILLING | INBOUND | {Point.PREPARE_STORED},
+    (ChainName.SOLANA, True): BUMPING | CANCELING | FILLING | INBOUND | ROTATING | {Point.PREPARE_STORED},
 }
 CASES = [
     pytest.param(
@@ -58,6 +59,8 @@ async def test_everybody_is_paid_once_whatever_point_it_dies_at(
     ids = await treasury.pay(5 if in_parts else 3 if batched else 1)
     if point in INBOUND:
         await treasury.deposit(at_address=point in SWEEPING)
+    if point in ROTATING:
+        await treasury.rotate()
     if point in LOST:
         treasury.proxy.plan(Fault.SWALLOWED, *SENDING, times=10_000)
     if point in CANCELING:

@@ -18,8 +18,9 @@ from ledger.posting import post
 from sandbox.schema import DatabaseUrls
 from tests.treasury.conftest import TREASURY, UNTOUCHED, USDC, Treasury
 from treasury import switches
-from treasury.deposits import addresses, booking, suspense, watching
+from treasury.deposits import addresses, booking, suspense, sweeps, watching
 from treasury.deposits.errors import NoDepositAddress, NotSuspended
+from treasury.models import WalletRotation
 
 MIN = 10_000
 SENDER = "0xSender"
@@ -238,6 +239,66 @@ async def test_money_that_leaves_without_us_stops_the_wallet(
     assert await events(treasury, "wallet.%") == ["wallet.foreign_transfer"]
     async with treasury.workers.everything() as session:
         assert await switches.find_stop(session, treasury.org_id, treasury.wallet_id) is None
+
+
+async def rotating(treasury: Treasury, new: str) -> None:
+    """The wallet's key is on its way to `new`."""
+    async with treasury.workers.everything() as session:
+        row = WalletRotation(
+            id="rot_1",
+            org_id=treasury.org_id,
+            wallet_id=treasury.wallet_id,
+            chain="ethereum",
+            old_address=TREASURY,
+            new_address=new,
+        )
+        session.add(row)
+        await session.flush()
+        await session.execute(text("UPDATE wallet SET rotation_id = 'rot_1'"))
+        await session.commit()
+
+
+async def test_what_is_paid_to_the_new_address_before_the_key_has_changed_is_the_wallet_s(
+    treasury: Treasury,
+) -> None:
+    await rotating(treasury, "0xNew")
+    await arrived(treasury, transfer(to="0xNew"))
+    assert await rows(treasury, "SELECT wallet_id, recipient, status FROM deposit") == [
+        (treasury.wallet_id, "0xNew", "COMPLETED")
+    ]
+    assert (await books(treasury))[AVAILABLE] == 1_005 * USDC
+
+
+async def test_who_has_an_old_key_does_not_stop_the_wallet_and_who_pays_there_is_told_of(
+    treasury: Treasury,
+) -> None:
+    async with treasury.workers.everything() as session:
+        await session.execute(text("UPDATE wallet SET address = '0xNew'"))
+        await session.commit()
+    await arrived(treasury, transfer())
+    assert (await books(treasury))[AVAILABLE] == 1_005 * USDC
+    await look(treasury, Inbound((transfer(sender=TREASURY, to="0xThief", hash="0xbb"),)))
+    assert await events(treasury, "wallet.%") == ["wallet.paid_to_old_address", "wallet.foreign_transfer"]
+    async with treasury.workers.everything() as session:
+        assert await switches.find_stop(session, treasury.org_id, treasury.wallet_id) is None
+
+
+async def test_nothing_is_swept_to_a_key_that_is_being_given_up(
+    treasury: Treasury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[Any] = []
+
+    async def swept(*given: Any) -> list[Any]:
+        asked.append(given)
+        return []
+
+    monkeypatch.setattr(treasury.chain, "sweep", swept, raising=False)
+    await arrived(treasury, transfer(to=await customer_address(treasury)))
+    await sweeps.sweep(treasury.workers, treasury.chain, MIN)
+    assert len(asked) == 1
+    await rotating(treasury, "0xNew")
+    await sweeps.sweep(treasury.workers, treasury.chain, MIN)
+    assert len(asked) == 1
 
 
 async def test_a_stopped_wallet_signs_nothing(treasury: Treasury) -> None:

@@ -15,6 +15,7 @@ from eth_account import Account
 from eth_utils.address import to_checksum_address
 from pydantic import SecretStr
 from solders.keypair import Keypair
+from solders.pubkey import Pubkey
 from sqlalchemy import text
 
 from chains.protocol import Chain, ChainName
@@ -22,7 +23,7 @@ from chains.signers import Curve
 from chains.signers.keystore import Keystore
 from chains.signers.opening import open_signers
 from core.database import Database
-from core.errors import Conflict
+from core.errors import Conflict, ValidationError
 from core.organisations import create_organisation
 from core.secrets import FieldVault
 from core.settings import EthereumSettings, Settings, SolanaSettings
@@ -31,8 +32,9 @@ from sandbox.anvil import CHAIN_ID, Anvil
 from sandbox.folders import Folder
 from sandbox.seed import Mints
 from sandbox.surfpool import Surfpool
-from treasury import dispatch, payments, rotation, settlement, sweep
+from treasury import dispatch, payments, rotation, settlement, sweep, switches
 from treasury.chains import build_chains
+from treasury.deposits import watching
 from treasury.funds import open_wallet
 from treasury.schemas import PaymentIntentCreate
 
@@ -67,6 +69,7 @@ class World:
 
     callers: Database
     database: Database
+    mints: Mints
     chain: Chain
     org_id: UUID
     wallet_id: str
@@ -100,11 +103,42 @@ class World:
         await self.dispatch()
         await settlement.follow(self.database, self.chain)
         await sweep.tend_chain(self.database, self.chain)
+        await self.look_for_money()
 
-    async def begin(self) -> None:
+    async def look_for_money(self) -> None:
+        """The position from which it is looked for has to be there before the money is."""
+        await watching.watch(self.database, self.chain, 1)
+
+    async def begin(self, to: str | None = None) -> None:
         async with self.database.everything() as session:
-            await rotation.start(session, self.org_id, self.wallet_id, self.chain, self.new)
+            await rotation.start(session, self.org_id, self.wallet_id, self.chain, to or self.new)
             await session.commit()
+
+    async def collect(self, address: str) -> None:
+        async with self.database.everything() as session:
+            await rotation.collect(session, self.org_id, self.wallet_id, self.chain, address)
+            await session.commit()
+
+    async def mint(self, to: str, amount: int) -> None:
+        if self.chain.name is ChainName.ETHEREUM:
+            await self.mints.ethereum.mint(to, amount)
+        else:
+            await self.mints.solana.mint_to(Pubkey.from_string(to), amount)
+
+    async def gas(self) -> int:
+        return await self.chain.native_balance(self.old) + await self.chain.native_balance(self.new)
+
+    async def booked(self) -> list[int]:
+        """What the books say of the wallet's USDC and of its gas."""
+        found = await self.rows(
+            """
+            SELECT debits_posted - credits_posted
+            FROM wallet JOIN fund ON fund.wallet_id = wallet.id
+                JOIN ledger_account ON ledger_account.id IN (available_account_id, gas_account_id)
+            ORDER BY ledger_account.id = gas_account_id
+            """
+        )
+        return [int(one) for (one,) in found]
 
     async def rows(self, statement: str) -> list[tuple[Any, ...]]:
         async with self.database.everything() as session:
@@ -151,7 +185,7 @@ async def world(
         organisation, _ = await create_organisation(session, FieldVault({"test": bytes(32)}), "Acme")
         wallet = await open_wallet(session, organisation.id, chains[name], old, "main")
         await session.commit()
-    yield World(app_database, worker_database, chains[name], organisation.id, wallet.id, old, new, [])
+    yield World(app_database, worker_database, mints, chains[name], organisation.id, wallet.id, old, new, [])
     for chain in chains.values():
         await chain.close()
     await signers.close()
@@ -193,15 +227,56 @@ async def test_payments_in_flight_end_under_the_old_key_and_waiting_ones_go_out_
         (world.new, True),
     ]
     # The books and the chain say the same, what the gas cost included.
-    (booked,) = await world.rows(
-        """
-        SELECT (SELECT debits_posted - credits_posted FROM ledger_account WHERE id = available_account_id),
-               (SELECT debits_posted - credits_posted FROM ledger_account WHERE id = gas_account_id)
-        FROM wallet JOIN fund ON fund.wallet_id = wallet.id
-        """
-    )
-    gas = await chain.native_balance(world.old) + await chain.native_balance(world.new)
-    assert [int(one) for one in booked] == [left, gas]
+    assert await world.booked() == [left, await world.gas()]
+
+
+async def test_what_is_paid_to_the_old_address_is_collected_with_the_new_key_s_gas(world: World) -> None:
+    await world.look_for_money()
+    await world.begin()
+    await world.until("SELECT status FROM wallet_rotation", [("DONE",)])
+    await world.mint(world.old, 7 * USDC)
+    with pytest.raises(ValidationError):
+        await world.collect(world.new)
+    await world.collect(world.old)
+    with pytest.raises(Conflict):
+        await world.collect(world.old)
+    with pytest.raises(Conflict):
+        await world.begin(_recipient(world.chain.name))
+    await world.until("SELECT status FROM wallet_rotation ORDER BY id", [("DONE",), ("DONE",)])
+    chain = world.chain
+    assert await chain.token_balance(world.old) == 0
+    assert await chain.token_balance(world.new) == 1_007 * USDC
+    await world.until("SELECT recipient, amount, status FROM deposit", [(world.old, 7 * USDC, "COMPLETED")])
+    assert await world.booked() == [1_007 * USDC, await world.gas()]
+    assert await world.rows("SELECT * FROM foreign_transfer") == []
+
+
+async def test_the_switch_of_everything_holds_a_change_of_key_and_the_wallet_s_own_does_not(
+    world: World,
+) -> None:
+    async with world.database.everything() as session:
+        await switches.stop_everything(session, "a drill")
+        await session.commit()
+    await world.begin()
+    for _ in range(3):
+        await world.look()
+    assert await world.rows("SELECT status FROM wallet_rotation") == [("DRAINING",)]
+    assert await world.rows("SELECT kind FROM chain_transaction WHERE kind = 'move'") == []
+    async with world.database.everything() as session:
+        await switches.stop_wallet(session, world.org_id, world.wallet_id, "its key was stolen")
+        await switches.resume_everything(session, by="an operator")
+        await session.commit()
+    await world.until("SELECT status FROM wallet_rotation", [("DONE",)])
+
+
+async def test_a_change_of_key_that_failed_is_tried_again(world: World) -> None:
+    await world.begin()
+    async with world.database.everything() as session:
+        await session.execute(text("UPDATE wallet SET rotation_id = NULL"))
+        await session.execute(text("UPDATE wallet_rotation SET status = 'FAILED'"))
+        await session.commit()
+    await world.begin()
+    await world.until("SELECT status FROM wallet_rotation WHERE status <> 'FAILED'", [("DONE",)])
 
 
 async def test_a_wallet_changes_to_one_key_at_a_time_and_never_back(world: World) -> None:

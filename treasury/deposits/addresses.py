@@ -82,13 +82,15 @@ async def _fill(session: AsyncSession, chain: Chain, pool: int) -> int:
     # A key that nobody has seen yet has no history: what arrives after this block is all that ever arrived.
     since = (await chain.head()).finalized
     first = int(await session.scalar(_NEXT, {"chain": chain.name.value}) or 0)
+    try:
+        derived = [
+            chain.address(await chain.deposit_address(first + number)) for number in range(len(wanted))
+        ]
+    except UnknownKey:
+        log.debug("no_master_seed", chain=chain.name.value)
+        return 0
     made: dict[UUID, dict[str, int]] = {}
-    for derivation, org_id in enumerate(wanted, first):
-        try:
-            address = chain.address(await chain.deposit_address(derivation))
-        except UnknownKey:
-            log.debug("no_master_seed", chain=chain.name.value)
-            return 0
+    for derivation, (org_id, address) in enumerate(zip(wanted, derived, strict=True), first):
         session.add(
             DepositAddress(
                 org_id=org_id,

@@ -50,7 +50,7 @@ _WALLETS = text(
 )
 _LOCK_WALLET = text(
     f"""
-    SELECT address FROM wallet WHERE id = :wallet_id AND NOT {STOPPED}
+    SELECT address FROM wallet WHERE id = :wallet_id AND rotation_id IS NULL AND NOT {STOPPED}
     FOR NO KEY UPDATE SKIP LOCKED
     """  # noqa: S608
 )

@@ -3,7 +3,7 @@ without us. Nothing is booked here."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any, Final
@@ -32,11 +32,12 @@ _OWN: Final = frozenset({TransactionKind.SWEEP, TransactionKind.MOVE})
 
 @dataclass(frozen=True, slots=True)
 class _Place:
-    """An address of ours: a treasury wallet's, or a deposit address."""
+    """An address of ours: a treasury wallet's, which may be `retired`, or a deposit address."""
 
     org_id: UUID
     wallet_id: str | None
     deposit_address_id: str | None
+    retired: bool
 
 
 _PENDING = text(
@@ -47,10 +48,15 @@ _PENDING = text(
 )
 _PLACES = text(
     """
-    SELECT address, org_id, wallet_id, NULL AS deposit_address_id FROM wallet_address
+    SELECT address, org_id, wallet_id, NULL AS deposit_address_id, retired_at IS NOT NULL AS retired
+    FROM wallet_address
     WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))
     UNION ALL
-    SELECT address, org_id, NULL, id FROM deposit_address
+    SELECT new_address, org_id, wallet_id, NULL, false FROM wallet_rotation
+    WHERE chain = :chain AND new_address = ANY(CAST(:addresses AS text[]))
+      AND status NOT IN ('DONE', 'FAILED')
+    UNION ALL
+    SELECT address, org_id, NULL, id, false FROM deposit_address
     WHERE chain = :chain AND address = ANY(CAST(:addresses AS text[]))
     """
 )
@@ -138,8 +144,10 @@ async def _write(session: AsyncSession, chain: ChainName, news: Inbound, min_dep
         rows = await session.execute(_DROPPED, _keys(chain, news.dropped))
         await _tell(session, "payment.dropped", rows, min_deposit)
     if found:
-        rows = await session.execute(_FOUND, {"chain": chain.value, "currency": USDC.code} | _columns(found))
-        await _tell(session, "payment.pending", rows, min_deposit)
+        given = {"chain": chain.value, "currency": USDC.code} | _columns(found)
+        pending = (await session.execute(_FOUND, given)).all()
+        await _tell(session, "payment.pending", pending, min_deposit)
+        await _warn(session, places, [row for row in pending if row.amount >= min_deposit])
     if news.final:
         await session.execute(_FINAL, _keys(chain, news.final))
     for one in news.transfers:
@@ -154,7 +162,9 @@ async def _places(
     if not addresses:
         return {}
     rows = await session.execute(_PLACES, {"chain": chain.value, "addresses": list(addresses)})
-    return {row.address: _Place(row.org_id, row.wallet_id, row.deposit_address_id) for row in rows}
+    return {
+        row.address: _Place(row.org_id, row.wallet_id, row.deposit_address_id, row.retired) for row in rows
+    }
 
 
 def _columns(found: Sequence[tuple[_Place, Transfer]]) -> dict[str, list[Any]]:
@@ -192,9 +202,22 @@ async def _tell(session: AsyncSession, kind: str, rows: Iterable[Any], min_depos
         await events.emit(session, org_id, of_organisation)
 
 
+async def _warn(session: AsyncSession, places: Mapping[str, _Place], rows: Iterable[Any]) -> None:
+    """What was paid to an address that a wallet had before its key changed is the wallet's, and no payment
+    can be made from it: a person brings it over."""
+    for row in rows:
+        place = places[row.recipient]
+        if place.retired and place.wallet_id is not None:
+            told = booking.payload(row) | {"paymentId": row.id}
+            log.error("paid_to_old_address", walletId=place.wallet_id, paymentId=row.id, to=row.recipient)
+            event = Event("wallet.paid_to_old_address", place.wallet_id, place.wallet_id, told)
+            await events.emit(session, place.org_id, [event])
+
+
 async def _alarm(session: AsyncSession, chain: ChainName, place: _Place, one: Transfer) -> None:
-    """Money left one of our addresses, and not by us: write it down, shout, and stop the wallet. It is
-    booked nowhere: between books and chain it stays the difference that it is."""
+    """Money left one of our addresses, and not by us: write it down, shout, and stop the wallet, unless it
+    has another key by now: who has the old one must not stop it whenever they like. It is booked nowhere:
+    between books and chain it stays the difference that it is."""
     given = {
         "org_id": place.org_id,
         "id": new_id("ftr"),
@@ -223,6 +246,6 @@ async def _alarm(session: AsyncSession, chain: ChainName, place: _Place, one: Tr
     log.critical("foreign transfer", orgId=str(place.org_id), id=id, **{**told, "amount": one.amount})
     topic = place.wallet_id or one.sender
     await events.emit(session, place.org_id, [Event("wallet.foreign_transfer", topic, topic, told)])
-    if place.wallet_id is not None:
+    if place.wallet_id is not None and not place.retired:
         reason = f"transfer {one.hash} left the wallet and is none of ours"
         await switches.stop_wallet(session, place.org_id, place.wallet_id, reason)
