@@ -31,8 +31,11 @@ from chains.solana.inbound import Watcher
 from chains.solana.rpc import Rpc
 from chains.solana.sending import Sender
 from chains.solana.tokens import Tokens
+from core.logs import get_logger
 from core.money import SOL
 from core.settings import SolanaSettings
+
+logger = get_logger(__name__)
 
 
 class Solana:
@@ -55,6 +58,7 @@ class Solana:
         self._watcher = Watcher(self._rpc, self._mint, history)
         self._signers = signers
         self._settings = settings
+        self._told_hindered = False
 
     def address(self, text: str) -> str:
         return addresses.checked(text, self._mint, off_curve=self._off_curve)
@@ -111,12 +115,19 @@ class Solana:
     async def sweep(
         self, session: AsyncSession, org_id: UUID, address: str, holdings: Sequence[Holding]
     ) -> list[SignedTransaction]:
+        token = await self._tokens.current()
+        if sweeping.hindered(token):
+            if not self._told_hindered:
+                logger.error("nothing_swept", token=str(self._mint), reason="the token's own rules forbid it")
+            self._told_hindered = True
+            return []
+        self._told_hindered = False
         return await sweeping.sweep(
             self._rpc,
             self._settings,
             self._signers,
             self._cluster,
-            await self._tokens.current(),
+            token,
             session,
             org_id,
             address,

@@ -4,7 +4,7 @@ pays the fee. No lamport is ever needed on a deposit address."""
 from __future__ import annotations
 
 import base64
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 from uuid import UUID
 
@@ -42,6 +42,12 @@ _UNITS: Final = 60_000
 _SIMULATED: Final = {"encoding": "base64", "commitment": "confirmed", "sigVerify": True}
 
 
+def hindered(token: Token) -> bool:
+    """Whether deposits of a token stay where they are: it withholds a fee, calls a program, or cannot be
+    transferred."""
+    return token.fee is not None or token.hook is not None or token.refusal is not None
+
+
 async def sweep(
     rpc: Rpc,
     settings: SolanaSettings,
@@ -53,17 +59,12 @@ async def sweep(
     address: str,
     holdings: Sequence[Holding],
 ) -> list[SignedTransaction]:
-    """See `Chain.sweep`. Raises `ChainUnavailable`, `UnknownKey` and `SigningFailed`; then nothing was
-    written."""
+    """See `Chain.sweep`; `token` is not `hindered`. Raises `ChainUnavailable`, `UnknownKey` and
+    `SigningFailed`; then nothing was written."""
     room = settings.max_in_flight - len(await stored.open_transactions(session, address))
     if room <= 0 or not holdings:
         return []
     await rpc.check_genesis()
-    if token.fee is not None or token.hook is not None or token.refusal is not None:
-        logger.error(
-            "not_swept", reason="the token withholds a fee, calls a program, or cannot be transferred"
-        )
-        return []
     payer, target = Pubkey.from_string(address), token.account_of(address)
     price = (await cluster.prices(address))[Urgency.NORMAL]
     home = await read_token(rpc, token, str(target))
@@ -109,7 +110,7 @@ async def sign_again(
 
 
 async def sign(
-    made: Compiled, signers: Signers, derivations: dict[str, int], purpose: Purpose
+    made: Compiled, signers: Signers, derivations: Mapping[str, int | None], purpose: Purpose
 ) -> tuple[str, bytes]:
     """The first signature in base58 and the bytes to send: signed by every key that the message wants, those
     in `derivations` being derived ones."""
