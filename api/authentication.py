@@ -191,6 +191,7 @@ class AllowedClient:
 
 ReadTreasury = Annotated[UUID, Depends(Allowed("read:treasury"))]
 WriteTreasury = Annotated[UUID, Depends(Allowed("write:treasury"))]
+WritePolicy = Annotated[UUID, Depends(Allowed("write:policy"))]
 ReadOwnLedger = Annotated[Client, Depends(AllowedClient())]
 
 REFUSALS = (BadRequest, Unauthorized, Forbidden, UnknownOrganisation)

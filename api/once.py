@@ -94,7 +94,7 @@ class Together(Generic[What]):
     """Does things once each, those of one organisation that come at the same time in one transaction.
 
     `carry_out` answers each thing with its public shape or with the refusal that it alone gets; a refusal is
-    an answer too, and replayed like one.
+    an answer too, and replayed like one, unless it is transient.
     """
 
     def __init__(self, database: Database, carry_out: CarryOut[What]) -> None:
@@ -130,7 +130,8 @@ class Together(Generic[What]):
 
 def _answer(wish: _Wish[Any], outcome: BaseModel | CofferError) -> Answer:
     if isinstance(outcome, CofferError):
-        return Answer(outcome.status, envelope.refusal(outcome, wish.request_id))
+        refused = envelope.refusal(outcome, wish.request_id)
+        return Answer(outcome.status, refused, transient=outcome.transient)
     return Answer(201, encode(outcome.model_dump(by_alias=True)))
 
 

@@ -24,6 +24,8 @@ class CofferError(Exception):
     code: ClassVar[str] = "BadRequest"
     status: ClassVar[int] = 400
     retry_after: ClassVar[int | None] = None
+    # The very same request may be granted later: an idempotency key does not keep such a refusal.
+    transient: ClassVar[bool] = False
 
     def __init__(self, message: str, *details: FieldError) -> None:
         super().__init__(message)
@@ -81,3 +83,4 @@ class Unavailable(CofferError):
     code = "ServiceUnavailable"
     status = 503
     retry_after = 1
+    transient = True

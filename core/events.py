@@ -74,6 +74,20 @@ _EMIT = """
     SELECT pg_notify($6, '')
 """
 
+_EMIT_TO_ALL = """
+    WITH fresh AS (
+        SELECT nextval(pg_get_serial_sequence('event', 'id')) AS id, organisation.id AS org_id
+        FROM organisation
+    ), written AS (
+        INSERT INTO event (id, org_id, type, subject, payload) OVERRIDING SYSTEM VALUE
+        SELECT id, org_id, $1::text, org_id::text, $2::jsonb FROM fresh
+    ), waiting AS (
+        INSERT INTO outbox (event_id, org_id, type, topic)
+        SELECT id, org_id, $1::text, org_id::text FROM fresh
+    )
+    SELECT pg_notify($3, '')
+"""
+
 
 async def emit(session: AsyncSession, org_id: UUID, events: Sequence[Event]) -> None:
     """Write `events` in the caller's transaction and let the relay know when it commits."""
@@ -89,3 +103,8 @@ async def emit(session: AsyncSession, org_id: UUID, events: Sequence[Event]) -> 
         [encode(event.payload).decode() for event in events],
         OUTBOX_CHANNEL,
     )
+
+
+async def emit_to_all(session: AsyncSession, type: str, payload: dict[str, Any]) -> None:
+    """As `emit`, one event of each organisation, which is its subject too; with the workers' role."""
+    await fetch(session, _EMIT_TO_ALL, type, encode(payload).decode(), OUTBOX_CHANNEL)

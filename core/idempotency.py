@@ -36,11 +36,13 @@ class IdempotencyRecord(SQLModel, table=True):
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An answer as it left. `replayed` tells a repetition from the first."""
+    """An answer as it left. `replayed` tells a repetition from the first. `transient` is a refusal, of a
+    request that changed nothing, which is not kept: its key is free."""
 
     status: int
     body: bytes
     replayed: bool = False
+    transient: bool = False
 
 
 class KeyInUse(Conflict):
@@ -112,7 +114,8 @@ async def claim(
 
 
 async def record(session: AsyncSession, org_id: UUID, answers: Sequence[tuple[Claim, Answer]]) -> None:
-    """Keep the answers to claims that were carried out in this transaction."""
+    """Keep the answers to claims that were carried out in this transaction, but for the transient ones."""
+    answers = [(claim, answer) for claim, answer in answers if not answer.transient]
     if not answers:
         return
     await fetch(

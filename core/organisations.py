@@ -23,8 +23,9 @@ from core.columns import instant, typeid
 from core.identifiers import new_id
 from core.secrets import FieldVault
 
-# The last opens what belongs to the client itself, `/v1/ledger`, and nothing else of its organisation.
-SCOPES = ("read:treasury", "write:treasury", "read:fees", "write:fees", "read:ledger")
+# `write:policy` is apart from `write:treasury`, so that who pays need not be who says what may be paid. The
+# last opens what belongs to the client itself, `/v1/ledger`, and nothing else of its organisation.
+SCOPES = ("read:treasury", "write:treasury", "write:policy", "read:fees", "write:fees", "read:ledger")
 
 
 class CredentialKind(StrEnum):

@@ -25,7 +25,7 @@ from sandbox.solana import Mint, airdrop
 from treasury.chains import Chains
 from treasury.funds import allocate, open_bank_balance, open_escrow, open_wallet
 
-SCOPES: Final = ("read:treasury", "write:treasury", "read:fees", "write:fees")
+SCOPES: Final = ("read:treasury", "write:treasury", "write:policy", "read:fees", "write:fees")
 
 USDC_UNITS: Final = 10**6
 TREASURY_USDC: Final = 10_000_000 * USDC_UNITS

@@ -59,6 +59,7 @@ class PaymentsStopped(Conflict):
     """Payments of this wallet, organisation or installation are stopped."""
 
     code = "PaymentsStopped"
+    transient = True
 
     def __init__(self) -> None:
         super().__init__("Payments from this wallet are stopped")
@@ -206,10 +207,12 @@ async def _resume(session: AsyncSession, org_id: UUID | None, wallet_id: str | N
 async def _tell(
     session: AsyncSession, kind: str, org_id: UUID | None, wallet_id: str | None, payload: dict[str, object]
 ) -> None:
-    """An event of the organisation; what concerns everybody stands in the table and in the log alone."""
-    if org_id is not None:
-        subject = wallet_id or str(org_id)
-        await events.emit(session, org_id, [Event(kind, subject, subject, payload)])
+    """An event of the organisation, or of each where it concerns everybody."""
+    if org_id is None:
+        await events.emit_to_all(session, kind, payload | {"everybody": True})
+        return
+    subject = wallet_id or str(org_id)
+    await events.emit(session, org_id, [Event(kind, subject, subject, payload)])
 
 
 def _text(org_id: UUID | None) -> str | None:

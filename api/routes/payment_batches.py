@@ -22,7 +22,15 @@ from api.once import IdempotencyKey
 from api.routes.payment_intents import CREATION_REFUSALS
 from api.services import services
 from chains.screening import Screening
-from core.errors import CofferError, FieldError, Unavailable, ValidationError
+from core.errors import (
+    BadRequest,
+    CofferError,
+    Conflict,
+    FieldError,
+    NotFound,
+    Unavailable,
+    ValidationError,
+)
 from core.idempotency import Answer
 from core.json import encode
 from core.shapes import Shape
@@ -41,6 +49,7 @@ _ITEM = TypeAdapter(PaymentIntentCreate)
 _STRETCH = 250
 # The field of a fault that is no single member's.
 _WHOLE = "item"
+_GENERAL = {one.code for one in (BadRequest, NotFound, Conflict, ValidationError)}
 
 Outcome = PaymentIntentRead | CofferError
 
@@ -133,15 +142,17 @@ async def _all_or_none(
         _refuse_any(outcomes)
     except BatchRefused as refusal:
         await savepoint.rollback()
-        return Answer(refusal.status, envelope.refusal(refusal, request_id))
+        transient = any(isinstance(one, CofferError) and one.transient for one in outcomes)
+        return Answer(refusal.status, envelope.refusal(refusal, request_id), transient=transient)
     await savepoint.commit()
     return await _answer(outcomes, request_id)
 
 
 def _refuse_any(outcomes: Sequence[object]) -> None:
-    """Raise `BatchRefused` with everything that is wrong with any item."""
+    """Raise `BatchRefused` with everything that is wrong with any item. A code that says more than the
+    batch's own stands before the words."""
     details = [
-        FieldError(f"items.{index}.{detail.field}".removesuffix(f".{_WHOLE}"), detail.message)
+        FieldError(f"items.{index}.{detail.field}".removesuffix(f".{_WHOLE}"), _words(outcome, detail))
         for index, outcome in enumerate(outcomes)
         if isinstance(outcome, CofferError)
         for detail in outcome.details or [FieldError(_WHOLE, outcome.message)]
@@ -150,16 +161,23 @@ def _refuse_any(outcomes: Sequence[object]) -> None:
         raise BatchRefused("The batch is refused as a whole", *details)
 
 
+def _words(refusal: CofferError, detail: FieldError) -> str:
+    return detail.message if refusal.code in _GENERAL else f"{refusal.code}: {detail.message}"
+
+
 async def _answer(outcomes: Sequence[Outcome], request_id: str) -> Answer:
     parts: list[bytes] = []
-    refused = 0
+    refused, transient = 0, False
     for position, outcome in enumerate(outcomes, 1):
         if isinstance(outcome, CofferError):
             refused += 1
+            transient = transient or outcome.transient
             parts.append(envelope.refusal(outcome, request_id))
         else:
             parts.append(encode(outcome.model_dump(by_alias=True)))
         if position % _STRETCH == 0:
             await asyncio.sleep(0)
     ending = b'],"created":%d,"refused":%d}' % (len(outcomes) - refused, refused)
-    return Answer(201, b'{"data":[' + b",".join(parts) + ending)
+    # With one that was made the answer is kept, or a repetition would make it twice.
+    transient = transient and refused == len(outcomes)
+    return Answer(201, b'{"data":[' + b",".join(parts) + ending, transient=transient)

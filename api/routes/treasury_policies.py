@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 from starlette.responses import Response
 
 from api import authentication, envelope
-from api.authentication import ReadTreasury, WriteTreasury
+from api.authentication import ReadTreasury, WritePolicy, WriteTreasury
 from api.envelope import errors
 from api.exact import ExactRoute
 from api.pages import Cursor, Limit, from_cursor, page
@@ -54,7 +54,7 @@ async def get_policies(org: ReadTreasury, request: Request) -> Response:
     summary="Set a policy",
     responses=errors(*authentication.REFUSALS, UnknownPolicyScope, ValidationError, Unavailable),
 )
-async def set_policy(org: WriteTreasury, body: PolicySet, request: Request) -> Response:
+async def set_policy(org: WritePolicy, body: PolicySet, request: Request) -> Response:
     """Make the policy of the organisation, or of a wallet, or on a chain, what the body says."""
     by = authentication.subject(request)
     async with services(request).database.organisation(org) as session:
@@ -92,7 +92,7 @@ async def list_recipients(
         *authentication.REFUSALS, ChainNotConfigured, InvalidAddress, ValidationError, Unavailable
     ),
 )
-async def add_recipient(org: WriteTreasury, body: RecipientAdd, request: Request) -> Response:
+async def add_recipient(org: WritePolicy, body: RecipientAdd, request: Request) -> Response:
     """Allow or deny an address from now on."""
     serving, by = services(request), authentication.subject(request)
     async with serving.database.organisation(org) as session:
@@ -115,7 +115,7 @@ async def add_recipient(org: WriteTreasury, body: RecipientAdd, request: Request
     ),
 )
 async def remove_recipient(
-    org: WriteTreasury, list: RecipientListName, chain: ChainName, address: str, request: Request
+    org: WritePolicy, list: RecipientListName, chain: ChainName, address: str, request: Request
 ) -> Response:
     """The address is no longer allowed, or denied, by this list."""
     serving, by = services(request), authentication.subject(request)
@@ -153,7 +153,7 @@ async def stop_wallet(
     summary="Let a wallet pay again",
     responses=errors(*authentication.REFUSALS, UnknownWallet, Unavailable),
 )
-async def resume_wallet(org: WriteTreasury, walletId: str, request: Request) -> Response:  # noqa: N803
+async def resume_wallet(org: WritePolicy, walletId: str, request: Request) -> Response:  # noqa: N803
     """Take the wallet's own stop back. It stays stopped while the organisation or everybody is."""
     by = authentication.subject(request)
     async with services(request).database.organisation(org) as session:

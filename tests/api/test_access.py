@@ -54,6 +54,12 @@ ROUTES = [
     ("POST", "ledger/periods/reopen"),
     ("POST", "ledger/periods/seal"),
 ]
+OF_POLICY = {
+    ("PUT", "treasury/policy"),
+    ("POST", "treasury/policy/recipients"),
+    ("DELETE", "treasury/policy/recipients/deny/ethereum/0x"),
+    ("POST", "treasury/wallets/wal_1/resume"),
+}
 
 
 NO_INTENT = "pi_00000000000000000000000000"
@@ -142,6 +148,8 @@ async def test_the_database_holds_the_wall_by_itself(
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 async def test_a_scope_is_needed(caller: Caller, owner: Database, method: str, path: str) -> None:
     needed = "read:treasury" if method == "GET" else "write:treasury"
+    if (method, path) in OF_POLICY:
+        needed = "write:policy"
     async with owner.everything() as session:
         others = [scope for scope in SCOPES if scope != needed]
         _, token = await issue(session, UUID(caller.org_id), CredentialKind.API_KEY, others)

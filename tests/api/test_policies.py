@@ -130,6 +130,7 @@ async def test_batches_are_held_against_the_limit_item_by_item_or_as_a_whole(cal
     refused = await caller.batch("atomic", [wish(), wish(), wish()])
     assert (refused.status, refused.error["code"]) == (422, "ValidationError")
     assert refused.fields == ["items.2.amount"]
+    assert refused.error["details"][0]["message"].startswith(f"{OVER}: ")
     made = await caller.batch("independent", [wish(), wish(), wish(), wish(to=OTHER, amount="50.00")])
     assert (made.json["created"], made.json["refused"]) == (3, 1)
     assert made.json["data"][2]["error"]["code"] == OVER
@@ -143,6 +144,52 @@ async def test_a_refusal_is_replayed_even_when_the_policy_is_gone(caller: Caller
     again = await caller.create(wish(), key="k")
     assert (again.status, again.headers["idempotent-replayed"]) == (422, "true")
     assert (await caller.create(wish(), key="k2")).status == 201
+
+
+async def test_a_stop_is_not_replayed_once_it_is_taken_back(caller: Caller, seed: Seed) -> None:
+    path = f"treasury/wallets/{seed.wallets[ChainName.ETHEREUM]}"
+    await post(caller, f"{path}/stop", reason="a drill")
+    assert (await caller.create(wish(), key="one")).status == 409
+    both = await asyncio.gather(*(caller.create(wish(), key="two") for _ in range(2)))
+    assert {answer.status for answer in both} == {409}
+    wishes = [wish(), wish()]
+    refused = await caller.batch("atomic", wishes, key="three")
+    assert (refused.status, refused.fields) == (422, ["items.0", "items.1"])
+    assert refused.error["details"][0]["message"].startswith("PaymentsStopped: ")
+    assert (await caller.batch("independent", wishes, key="four")).json["refused"] == 2
+    mixed = [wish(), wish("solana")]
+    part = await caller.batch("independent", mixed, key="five")
+    assert (part.json["created"], part.json["refused"]) == (1, 1)
+    assert (await caller.ask("POST", f"{path}/resume")).status == 200
+    for key in ("one", "two"):
+        made, again = [await caller.create(wish(), key=key) for _ in range(2)]
+        assert (made.status, again.headers.get("idempotent-replayed")) == (201, "true")
+        assert "idempotent-replayed" not in made.headers
+    assert (await caller.batch("atomic", wishes, key="three")).json["created"] == 2
+    assert (await caller.batch("independent", wishes, key="four")).json["created"] == 2
+    # What was made once is not made again.
+    assert (await caller.batch("independent", mixed, key="five")).json == part.json
+
+
+async def test_who_pays_cannot_loosen_what_restricts_it(
+    caller: Caller, colleagues: list[Caller], seed: Seed
+) -> None:
+    payer, _ = colleagues
+    await put(caller, maxPerPayment="1", approvalAbove="0.5")
+    wallet = f"treasury/wallets/{seed.wallets[ChainName.ETHEREUM]}"
+    recipients = "treasury/policy/recipients"
+    await post(caller, recipients, list="deny", chain="ethereum", address=OTHER)
+    # Anybody who may pay may stop; to let go on is for who says what may be paid.
+    assert (await post(payer, f"{wallet}/stop", reason="odd")).status == 200
+    refused = [
+        await put(payer),
+        await post(payer, recipients, list="allow", chain="ethereum", address=OTHER),
+        await payer.ask("DELETE", f"{recipients}/deny/ethereum/{OTHER}"),
+        await payer.ask("POST", f"{wallet}/resume"),
+    ]
+    assert {answer.status for answer in refused} == {403}
+    assert all("write:policy" in answer.error["message"] for answer in refused)
+    assert (await caller.ask("POST", f"{wallet}/resume")).status == 200
 
 
 async def test_two_others_approve_and_the_creator_does_not(caller: Caller, colleagues: list[Caller]) -> None:

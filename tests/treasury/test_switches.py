@@ -78,7 +78,7 @@ async def test_each_switch_is_turned_back_by_itself(treasury: Treasury) -> None:
         kept = text("SELECT count(*) FROM payment_stop WHERE stopped_by = 'key_1' AND resumed_by = 'key_2'")
         assert await session.scalar(kept) == 3
         told = await session.scalars(text("SELECT type FROM event WHERE type LIKE 'payments.%' ORDER BY id"))
-        assert list(told) == ["payments.stopped"] * 2 + ["payments.resumed"] * 2
+        assert list(told) == ["payments.stopped"] * 3 + ["payments.resumed"] * 3
 
 
 async def test_a_stop_while_a_batch_is_signed_forgets_what_was_signed(
@@ -142,6 +142,27 @@ async def test_only_wallets_of_ones_own_are_stopped_and_nobody_stops_everybody_b
         assert not await switches.resume_everything(session, by="key_1")
         await session.commit()
     assert codes(await ask(treasury, 1)) == ["PaymentsStopped"]
+
+
+async def test_every_organisation_is_told_that_everything_is_stopped(treasury: Treasury) -> None:
+    for switch in (STOPS["everything"], RESUMES["everything"]):
+        await turn(treasury, switch)
+    query = text(
+        "SELECT org_id, subject, type, payload, (SELECT topic FROM outbox WHERE event_id = event.id)"
+        " FROM event WHERE type LIKE 'payments.%' ORDER BY org_id, id"
+    )
+    async with treasury.workers.everything() as session:
+        organisations = sorted(await session.scalars(text("SELECT id FROM organisation")))
+        told = [tuple(row) for row in await session.execute(query)]
+    everybody = {"by": "key_1", "everybody": True, "reason": "why"}
+    assert told == [
+        (org, str(org), kind, payload, str(org))
+        for org in organisations
+        for kind, payload in (
+            ("payments.stopped", everybody),
+            ("payments.resumed", {"by": "key_2", "everybody": True}),
+        )
+    ]
 
 
 async def test_one_switch_is_on_once_however_many_turn_it_at_once(treasury: Treasury) -> None:
