@@ -2,7 +2,8 @@
 the treasury may show to the token, and the treasury sends it with a nonce of its own.
 
 The authorization's nonce is the hash of the sweep's reference, and the token takes it once: whatever is sent
-again, the money moves once. Sources: https://eips.ethereum.org/EIPS/eip-3009, https://eips.ethereum.org/EIPS/eip-712
+again, the money moves once. It is good for a week: one that was never shown is worth nothing to whoever gets
+hold of a treasury's key years later. Sources: https://eips.ethereum.org/EIPS/eip-3009, https://eips.ethereum.org/EIPS/eip-712
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from chains.protocol import (
     TransactionKind,
 )
 from chains.signers import Purpose, Signers
+from core.clock import now
 from core.faults import Point, reach
 from core.identifiers import new_id
 from core.logs import get_logger
@@ -62,7 +64,7 @@ _FIELDS: Final = [
 ]
 _USED: Final = keccak(b"authorizationState(address,bytes32)")[:4]
 _DOMAIN: Final = keccak(b"EIP712Domain(string name,string version,uint256 chainId,address verifyingContract)")
-_FOREVER: Final = 2**256 - 1
+_GOOD_SECONDS: Final = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +179,7 @@ async def _shown(
     purpose: Purpose,
 ) -> bytes:
     """The call with which the treasury shows the deposit's authorization to the token."""
+    until = int(now().timestamp()) + _GOOD_SECONDS
     authorization = TransferAuthorization(
         token=settings.usdc,
         name=domain.name,
@@ -184,14 +187,14 @@ async def _shown(
         to=address,
         value=one.amount,
         valid_after=0,
-        valid_before=_FOREVER,
+        valid_before=until,
         nonce=_nonce(one),
         receive=True,
     )
     signer = await signers.signer(one.source, one.derivation)
     signature = await sign_transfer_authorization(signer, settings.chain_id, authorization, purpose)
     r, s, v = signature[:32], signature[32:64], signature[64]
-    values = [one.source, address, one.amount, 0, _FOREVER, _nonce(one), v, r, s]
+    values = [one.source, address, one.amount, 0, until, _nonce(one), v, r, s]
     return bytes(_RECEIVE + encode(_FIELDS, values))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from sqlalchemy.exc import DBAPIError
 
 from chains.protocol import ChainName, Inbound, TransactionKind, Transfer
 from core.database import Database
+from core.organisations import create_organisation
+from core.secrets import FieldVault
 from ledger.accounts import AccountSpec, list_accounts, open_accounts
 from ledger.commands import PostHold
 from ledger.models import AccountType
@@ -20,6 +23,7 @@ from tests.treasury.conftest import TREASURY, UNTOUCHED, USDC, Treasury
 from treasury import switches
 from treasury.deposits import addresses, booking, suspense, sweeps, watching
 from treasury.deposits.errors import NoDepositAddress, NotSuspended
+from treasury.funds import open_wallet
 from treasury.models import WalletRotation
 
 MIN = 10_000
@@ -299,6 +303,49 @@ async def test_nothing_is_swept_to_a_key_that_is_being_given_up(
     await rotating(treasury, "0xNew")
     await sweeps.sweep(treasury.workers, treasury.chain, MIN)
     assert len(asked) == 1
+
+
+async def test_addresses_that_cannot_be_swept_keep_nobody_waiting(
+    treasury: Treasury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: set[str] = set()
+
+    async def refuse(_: Any, __: Any, ___: Any, holdings: Sequence[Any]) -> list[Any]:
+        asked.update(one.source for one in holdings)
+        return []
+
+    monkeypatch.setattr(treasury.chain, "sweep", refuse, raising=False)
+    await addresses.fill(treasury.workers, treasury.chain, 20)
+    await arrived(treasury, *(transfer(to=f"0xDeposit{one}", position=one) for one in range(20)))
+    for _ in range(15):
+        await sweeps.sweep(treasury.workers, treasury.chain, MIN)
+    assert len(asked) == 20
+
+
+async def test_what_one_organisation_s_books_refuse_keeps_no_other_waiting(
+    treasury: Treasury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with treasury.workers.everything() as session:
+        other, _ = await create_organisation(session, FieldVault({"test": bytes(32)}), "Other")
+        await open_wallet(session, other.id, treasury.chain, "0xOther", "main")
+        await session.commit()
+    book = booking._book
+
+    async def refused_by_the_first(session: Any, org_id: Any, *rest: Any) -> int:
+        if org_id == min(treasury.org_id, other.id):
+            raise AssertionError
+        return await book(session, org_id, *rest)
+
+    monkeypatch.setattr(booking, "_book", refused_by_the_first)
+    with pytest.raises(AssertionError):
+        await arrived(treasury, transfer(), transfer(to="0xOther", position=1))
+    assert sorted(await deposits(treasury)) == [("COMPLETED", True), ("PENDING", False)]
+
+
+async def test_a_sender_that_two_register_at_once_is_one(treasury: Treasury) -> None:
+    await asyncio.gather(*(know(treasury) for _ in range(8)))
+    assert await rows(treasury, "SELECT address FROM known_sender") == [(SENDER,)]
+    assert await events(treasury, "known_sender.%") == ["known_sender.added"]
 
 
 async def test_a_stopped_wallet_signs_nothing(treasury: Treasury) -> None:

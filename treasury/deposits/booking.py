@@ -90,17 +90,29 @@ _COMPLETE = text(
 
 async def book(database: Database, chain: ChainName, min_deposit: int) -> None:
     """Book every deposit on a chain that is final, the organisations one after another, each in
-    transactions of its own. Of two at it at once each takes what the other has not."""
+    transactions of its own. Of two at it at once each takes what the other has not. What one organisation's
+    books refuse is raised when the others are done."""
     async with database.everything() as session:
         waiting = list(await session.scalars(_WAITING, {"chain": chain.value}))
+    refused: AssertionError | None = None
     for org_id in waiting:
-        while True:
-            async with database.everything() as session:
-                booked = await _book(session, org_id, chain, min_deposit)
-                reach(Point.DEPOSIT_BOOKED)
-                await session.commit()
-            if booked < _AT_ONCE:
-                break
+        try:
+            await _book_all(database, org_id, chain, min_deposit)
+        except AssertionError as error:
+            log.critical("deposits_not_booked", orgId=str(org_id), reason=str(error.__cause__))
+            refused = error
+    if refused is not None:
+        raise refused
+
+
+async def _book_all(database: Database, org_id: UUID, chain: ChainName, min_deposit: int) -> None:
+    while True:
+        async with database.everything() as session:
+            booked = await _book(session, org_id, chain, min_deposit)
+            reach(Point.DEPOSIT_BOOKED)
+            await session.commit()
+        if booked < _AT_ONCE:
+            return
 
 
 def payload(row: Any) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from uuid import UUID
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains.protocol import ChainName
@@ -22,6 +23,13 @@ from treasury.deposits.reading import get
 from treasury.dispatch import open_beneficiaries
 
 TREASURY = "treasury"
+
+_REGISTER = text(
+    """
+    INSERT INTO known_sender (org_id, chain, address, name, added_by)
+    VALUES (:org_id, :chain, :address, :name, :added_by) ON CONFLICT DO NOTHING RETURNING true
+    """
+)
 
 
 async def assign(
@@ -80,11 +88,10 @@ async def register_sender(
     session: AsyncSession, org_id: UUID, chain: ChainName, address: str, name: str, author: str
 ) -> KnownSender:
     """Expect payments from `address`, in the chain's canonical spelling; again to the same effect."""
-    known = await session.get(KnownSender, (org_id, chain.value, address))
-    if known is None:
-        known = KnownSender(org_id=org_id, chain=chain.value, address=address, name=name, added_by=author)
-        session.add(known)
-        await session.flush()
+    given = {"org_id": org_id, "chain": chain.value, "address": address, "name": name, "added_by": author}
+    is_new = await session.scalar(_REGISTER, given)
+    known = await session.get_one(KnownSender, (org_id, chain.value, address))
+    if is_new:
         told = {"chain": chain.value, "address": address, "name": name, "addedBy": author}
         await events.emit(session, org_id, [Event("known_sender.added", address, address, told)])
     return known

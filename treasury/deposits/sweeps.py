@@ -29,6 +29,7 @@ from ledger.commands import Move
 from ledger.models import AccountType, Kind
 from ledger.posting import post
 from treasury.deposits.booking import on_deposit_addresses
+from treasury.policies.review import is_stopped
 from treasury.switches import STOPPED
 
 log = get_logger(__name__)
@@ -54,7 +55,8 @@ _LOCK_WALLET = text(
     FOR NO KEY UPDATE SKIP LOCKED
     """  # noqa: S608
 )
-# An address whose key somebody else has, or whose last sweep failed within the hour, is left alone.
+# An address whose key somebody else has, or whose last sweep failed within the hour, is left alone. In no
+# order: those that the chain refuses, as of a frozen account, keep nobody else waiting.
 _DUE = text(
     """
     SELECT address.id, address.address, address.derivation, sum(deposit.amount) AS amount,
@@ -72,7 +74,7 @@ _DUE = text(
           WHERE stolen.chain = address.chain AND stolen.sender = address.address)
     GROUP BY address.id, address.address, address.derivation
     HAVING sum(deposit.amount) >= :least
-    ORDER BY address.id LIMIT :most
+    ORDER BY random() LIMIT :most
     """
 )
 _WRITE = text(
@@ -133,6 +135,9 @@ async def sweep(database: Database, chain: Chain, least: int) -> None:
         if sent:
             reach(Point.SWEEP_STORED)
             async with database.everything() as session:
+                if await is_stopped(session, wallet_id):
+                    log.critical("signed, and not sent: payments are stopped", walletId=wallet_id)
+                    continue
                 await chain.broadcast(session, sent)
                 await session.commit()
     await book(database, chain.name)
@@ -153,14 +158,22 @@ async def settle(
 
 
 async def book(database: Database, chain: ChainName) -> None:
-    """Book the sweeps on a chain that are final, each organisation's in a transaction of its own."""
+    """Book the sweeps on a chain that are final, each organisation's in a transaction of its own. What one
+    organisation's books refuse is raised when the others are done."""
     async with database.everything() as session:
         waiting = list(await session.scalars(_TO_BOOK, {"chain": chain.value}))
+    refused: AssertionError | None = None
     for org_id in waiting:
-        async with database.everything() as session:
-            await _book(session, org_id, chain)
-            reach(Point.SWEEP_BOOKED)
-            await session.commit()
+        try:
+            async with database.everything() as session:
+                await _book(session, org_id, chain)
+                reach(Point.SWEEP_BOOKED)
+                await session.commit()
+        except AssertionError as error:
+            log.critical("sweeps_not_booked", orgId=str(org_id), reason=str(error.__cause__))
+            refused = error
+    if refused is not None:
+        raise refused
 
 
 async def _sign_and_store(
@@ -179,6 +192,8 @@ async def _sign_and_store(
             address,
             [Holding(id, row.address, row.derivation, int(row.amount)) for id, row in due.items()],
         )
+        if await is_stopped(session, wallet_id):
+            return []
         for one in signed:
             (payout,) = one.payouts
             row = due[payout.reference]
