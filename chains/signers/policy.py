@@ -5,8 +5,10 @@ All of this is decided where the keys are. Whoever asks may be mistaken, or take
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
 from eth_utils.address import to_checksum_address
@@ -14,7 +16,7 @@ from eth_utils.address import to_checksum_address
 from chains.protocol import ChainName, Rejection
 from chains.screening import Screening
 from chains.signers import SigningRefused, SigningRequest
-from chains.signers.intents import Intent, Rules, ethereum, solana
+from chains.signers.intents import Intent, Rules, ethereum, mismatch, solana
 from chains.signers.journal import Journal, Line
 from core.logs import get_logger
 from core.settings import Settings, SignerSettings
@@ -25,6 +27,9 @@ STOPPED: Final = "SigningStopped"
 FEE: Final = "SigningFeeTooHigh"
 DAY: Final = "SigningDayLimit"
 PAYMENT: Final = "SigningLimitExceeded"
+
+# It becomes a word of a line of the journal.
+_ID: Final = re.compile(r"[!-~]{1,64}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +88,7 @@ class Policy:
         """What to write to the journal, if all may be signed; raises `SigningRefused` if not.
 
         All requests are of one key."""
-        if self._settings.stop_file is not None and self._settings.stop_file.exists():
+        if self._settings.stop_file is not None and _is_there(self._settings.stop_file):
             raise SigningRefused(STOPPED, "signing is stopped by the signer's operator")
         intents = [self._read(request, tables) for request in requests]
         self._screen(requests, intents)
@@ -106,6 +111,8 @@ class Policy:
             self._journal.write(lines)
 
     def _read(self, request: SigningRequest, tables: solana.Tables | None) -> Intent:
+        if not _ID.fullmatch(request.purpose.id):
+            raise mismatch("an id is of up to 64 visible characters of ASCII")
         rules = self._rules.get(request.chain)
         if rules is None:
             raise SigningRefused("SigningNotAllowed", f"the signer is not set up for {request.chain}")
@@ -146,6 +153,15 @@ class Policy:
         paid = self._journal.paid(lines[0].chain, lines[0].address, lines)
         if paid > most:
             raise SigningRefused(DAY, f"{lines[0].address} would pay {paid} today, at most {most} is allowed")
+
+
+def _is_there(path: Path) -> bool:
+    """Also when it is a link to nothing. Raises `OSError` where that cannot be told: nothing is signed then."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    return True
 
 
 def _addresses(*given: str | None) -> frozenset[str]:

@@ -189,6 +189,9 @@ async def test_a_file_stops_all_signing_at_once(process: Process) -> None:
     assert refused.value.code == "SigningStopped"
     stop.unlink()
     assert await pay(signer, 5, nonce=1)
+    stop.symlink_to("nowhere")
+    with pytest.raises(SigningRefused):
+        await pay(signer, 5, nonce=2)
 
 
 @pytest.mark.parametrize(
