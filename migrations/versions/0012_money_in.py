@@ -122,7 +122,7 @@ def _deposits() -> None:
             created_at timestamptz NOT NULL DEFAULT now(),
             completed_at timestamptz,
             PRIMARY KEY (org_id, id),
-            UNIQUE (chain, transaction_hash, position),
+            UNIQUE (chain, transaction_hash, position, org_id),
             CONSTRAINT positive CHECK (amount > 0),
             CONSTRAINT known_status CHECK (status IN ('PENDING', 'COMPLETED', 'DROPPED')),
             CONSTRAINT arrived_somewhere CHECK ((wallet_id IS NULL) <> (deposit_address_id IS NULL)),
@@ -218,7 +218,7 @@ def _foreign_transfers() -> None:
             amount numeric(38, 0) NOT NULL,
             created_at timestamptz NOT NULL DEFAULT now(),
             PRIMARY KEY (org_id, id),
-            UNIQUE (chain, transaction_hash, position)
+            UNIQUE (chain, transaction_hash, position, sender)
         )
         """
     )

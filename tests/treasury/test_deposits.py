@@ -342,6 +342,22 @@ async def test_what_one_organisation_s_books_refuse_keeps_no_other_waiting(
     assert sorted(await deposits(treasury)) == [("COMPLETED", True), ("PENDING", False)]
 
 
+async def test_a_transaction_that_pays_another_organisation_in_another_block_pays_that_one_alone(
+    treasury: Treasury,
+) -> None:
+    async with treasury.workers.everything() as session:
+        other, _ = await create_organisation(session, FieldVault({"test": bytes(32)}), "Other")
+        await open_wallet(session, other.id, treasury.chain, "0xOther", "main")
+        await session.commit()
+    await look(treasury, Inbound((transfer(),)))
+    await arrived(treasury, transfer(to="0xOther", block=11, block_hash="0xb11"))
+    assert await rows(treasury, "SELECT recipient, status FROM deposit ORDER BY id") == [
+        (TREASURY, "DROPPED"),
+        ("0xOther", "COMPLETED"),
+    ]
+    assert await treasury.balances() == UNTOUCHED
+
+
 async def test_a_sender_that_two_register_at_once_is_one(treasury: Treasury) -> None:
     await asyncio.gather(*(know(treasury) for _ in range(8)))
     assert await rows(treasury, "SELECT address FROM known_sender") == [(SENDER,)]

@@ -68,7 +68,7 @@ class Deposit(SQLModel, table=True):
 
     __tablename__ = "deposit"
     __table_args__ = (
-        UniqueConstraint("chain", "transaction_hash", "position"),
+        UniqueConstraint("chain", "transaction_hash", "position", "org_id"),
         CheckConstraint("amount > 0", name="positive"),
         CheckConstraint("status IN ('PENDING', 'COMPLETED', 'DROPPED')", name="known_status"),
         CheckConstraint("(wallet_id IS NULL) <> (deposit_address_id IS NULL)", name="arrived_somewhere"),
@@ -135,7 +135,7 @@ class ForeignTransfer(SQLModel, table=True):
 
     __tablename__ = "foreign_transfer"
     __table_args__ = (
-        UniqueConstraint("chain", "transaction_hash", "position"),
+        UniqueConstraint("chain", "transaction_hash", "position", "sender"),
         Index("ix_foreign_transfer_sender", "chain", "sender"),
     )
 

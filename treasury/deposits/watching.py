@@ -74,11 +74,11 @@ _FOUND = text(
         AS given (org_id, id, hash, position, block, block_hash, sender, recipient, amount, wallet_id,
                   deposit_address_id)
     ORDER BY id
-    ON CONFLICT (chain, transaction_hash, position) DO UPDATE
+    ON CONFLICT (chain, transaction_hash, position, org_id) DO UPDATE
     SET status = 'PENDING', block_number = excluded.block_number, block_hash = excluded.block_hash,
         sender = excluded.sender, recipient = excluded.recipient, amount = excluded.amount,
         wallet_id = excluded.wallet_id, deposit_address_id = excluded.deposit_address_id
-    WHERE deposit.final_at IS NULL AND deposit.org_id = excluded.org_id
+    WHERE deposit.final_at IS NULL
       AND (deposit.status, deposit.block_hash) IS DISTINCT FROM ('PENDING', excluded.block_hash)
     RETURNING org_id, id, chain, transaction_hash, sender, recipient, amount
     """
@@ -89,6 +89,17 @@ _DROPPED = text(
     FROM unnest(CAST(:hashes AS text[]), CAST(:positions AS integer[])) AS given (hash, place)
     WHERE chain = :chain AND transaction_hash = given.hash AND position = given.place
       AND status = 'PENDING' AND final_at IS NULL
+    RETURNING org_id, id, chain, transaction_hash, sender, recipient, amount
+    """
+)
+# In another block a transaction may pay another organisation at the same place.
+_DISPLACED = text(
+    """
+    UPDATE deposit SET status = 'DROPPED'
+    FROM unnest(CAST(:hashes AS text[]), CAST(:positions AS integer[]), CAST(:orgs AS uuid[]))
+        AS given (hash, place, payee)
+    WHERE chain = :chain AND transaction_hash = given.hash AND position = given.place
+      AND org_id <> given.payee AND status = 'PENDING' AND final_at IS NULL
     RETURNING org_id, id, chain, transaction_hash, sender, recipient, amount
     """
 )
@@ -105,7 +116,7 @@ _FOREIGN = text(
     INSERT INTO foreign_transfer (org_id, id, chain, transaction_hash, position, block_number, wallet_id,
                                   sender, recipient, amount)
     VALUES (:org_id, :id, :chain, :hash, :position, :block, :wallet_id, :sender, :recipient, :amount)
-    ON CONFLICT (chain, transaction_hash, position) DO NOTHING RETURNING id
+    ON CONFLICT (chain, transaction_hash, position, sender) DO NOTHING RETURNING id
     """
 )
 
@@ -145,6 +156,8 @@ async def _write(session: AsyncSession, chain: ChainName, news: Inbound, min_dep
         await _tell(session, "payment.dropped", rows, min_deposit)
     if found:
         given = {"chain": chain.value, "currency": USDC.code} | _columns(found)
+        same = {name: given[name] for name in ("chain", "hashes", "positions", "orgs")}
+        await _tell(session, "payment.dropped", await session.execute(_DISPLACED, same), min_deposit)
         pending = (await session.execute(_FOUND, given)).all()
         await _tell(session, "payment.pending", pending, min_deposit)
         await _warn(session, places, [row for row in pending if row.amount >= min_deposit])
