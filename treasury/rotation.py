@@ -33,6 +33,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import watching
 from chains.protocol import Chain, ChainName, ChainUnavailable, Holding, PayoutResult, Progress
+from chains.signers import UnknownKey
 from core.clock import now
 from core.database import Database
 from core.errors import Conflict, NotFound, ValidationError
@@ -236,8 +237,8 @@ async def advance(database: Database, chain: Chain) -> None:
     for id in waiting:
         try:
             await _step(database, chain, id)
-        except ChainUnavailable as error:
-            log.warning("wallet_rotation_waits", rotationId=id, reason=str(error))
+        except (ChainUnavailable, UnknownKey) as error:
+            log.warning("wallet_rotation_waits", rotationId=id, reason=repr(error))
 
 
 async def settle(

@@ -102,6 +102,8 @@ async def settle(
             await book.confirm()
             reach(Point.FOLLOW_CONFIRMED)
         elif status in (TransactionStatus.FINALIZED, TransactionStatus.EXPIRED):
+            if status is TransactionStatus.EXPIRED:
+                await book.take_back_costs()
             await book.finalize()
             await internal.settle(session, org_id, chain, book.steps)
             reach(Point.FOLLOW_FINALIZED)
@@ -167,6 +169,12 @@ _RESERVE_AGAIN = text(
     UPDATE payment_intent
     SET status = 'RESERVED', debit_hold = NULL, transaction_id = NULL, transaction_hash = NULL, fee = NULL,
         broadcast_at = NULL, confirmed_at = NULL
+    WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
+    """
+)
+_UNCHARGE = text(
+    """
+    UPDATE payment_intent SET fee = NULL
     WHERE org_id = CAST(:org_id AS uuid) AND id = ANY(CAST(:ids AS text[]))
     """
 )
@@ -286,6 +294,23 @@ class _Book:
                 for result in failed
             ]
             await mark_failed(self.session, self.org_id, self.wallet_id, reasons)
+
+    async def take_back_costs(self) -> None:
+        """What is in no block for good cost nothing: what was booked before a reorganisation is reversed."""
+        expenses = await self._expenses()
+        booked = await entries.booked_costs(
+            self.session, self.org_id, self.gas, [step.transaction_id for step in self.steps]
+        )
+        costs: list[Command] = []
+        for (cause, kind), amount in booked.items():
+            costs += self._cost(kind, expenses, -amount, cause)
+        charged = [intent for intent in self.intents.values() if intent.fee]
+        for intent in charged:
+            costs += self._cost(Kind.FEE, expenses, -(intent.fee or 0), intent.id)
+        await self._post(costs)
+        await self.session.execute(
+            _UNCHARGE, {"org_id": self.org_id, "ids": [intent.id for intent in charged]}
+        )
 
     async def put_back(self) -> None:
         """A reorganisation took these transactions out of the chain: their payments are on the way again."""

@@ -12,9 +12,12 @@ from chains.protocol import Chain
 from core.database import Database
 from core.faults import Point, reach
 from core.locks import try_lock
+from core.logs import get_logger
 from treasury import rotation
 from treasury.models import Wallet
 from treasury.switches import STOPPED, stopped_addresses
+
+log = get_logger(__name__)
 
 IDEMPOTENCY_KEPT = timedelta(hours=48)
 
@@ -63,7 +66,11 @@ async def tend_chain(database: Database, chain: Chain) -> None:
                 if wallet.address not in stopped
             ]
         for org_id, address in wallets:
-            await _prepare(database, chain, org_id, address)
+            try:
+                await _prepare(database, chain, org_id, address)
+            except Exception as error:
+                # One wallet's trouble is no reason to leave the others as they are.
+                log.error("not_prepared", orgId=str(org_id), address=address, error=repr(error))
         await rotation.advance(database, chain)
 
 

@@ -10,10 +10,11 @@ from tests.treasury.conftest import TREASURY, Treasury
 from treasury.settlement import settle
 
 GAS = 10**18
-CONFIRMED, FINALIZED, BROADCAST = (
+CONFIRMED, FINALIZED, BROADCAST, EXPIRED = (
     TransactionStatus.CONFIRMED,
     TransactionStatus.FINALIZED,
     TransactionStatus.BROADCAST,
+    TransactionStatus.EXPIRED,
 )
 
 
@@ -185,3 +186,29 @@ async def test_the_entries_of_a_payment_are_those_of_the_documented_example(trea
         ("debit", 100_000_000, "USDC", "ethereum"),
         ("fee", 5, "ETH", "ethereum"),
     ]
+
+
+async def test_what_a_reorganisation_took_back_and_never_comes_again_cost_nothing(treasury: Treasury) -> None:
+    ids = await sent(treasury, 100, 200)
+    await report(treasury, CONFIRMED, paid(*ids), fee=101, rent=7)
+    await report(treasury, BROADCAST)
+    results = [PayoutResult(ids[0], False, "gone"), PayoutResult(ids[1], False, "gone", retry=True)]
+    await report(treasury, EXPIRED, results)
+    assert await treasury.statuses(*ids) == ["FAILED", "RESERVED"]
+    assert [(await treasury.intent(id)).fee for id in ids] == [None, None]
+    balances = await treasury.balances()
+    assert (balances["gas"], balances["network-fees"], balances["account-rent"]) == (
+        (GAS, GAS),
+        (0, 0),
+        (0, 0),
+    )
+    assert (balances["available"], balances["reserved"]) == ((800, 800), (200, 200))
+
+
+async def test_a_transaction_without_payments_that_never_comes_again_cost_nothing(treasury: Treasury) -> None:
+    await sent(treasury, 1)
+    await report(treasury, CONFIRMED, fee=50)
+    await report(treasury, BROADCAST)
+    await report(treasury, EXPIRED)
+    balances = await treasury.balances()
+    assert (balances["gas"], balances["network-fees"]) == ((GAS, GAS), (0, 0))
