@@ -6,10 +6,11 @@ itself tells that a transaction is not going to be mined.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Awaitable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from chains import answers, log
@@ -21,11 +22,10 @@ from chains.ethereum.cancelling import cancel_ordered
 from chains.ethereum.filling import fill_gaps
 from chains.ethereum.finality import final_tag
 from chains.ethereum.recently import Recently
-from chains.ethereum.releasing import NONCE_CONSUMED
 from chains.ethereum.rpc import Call, Rpc, RpcError, quantity
 from chains.ethereum.transactions import fees_of
 from chains.ethereum.wallets import transaction_counts
-from chains.log import Answer, Attempt, Sendable
+from chains.log import Answer, Attempt, OrderKind, Sendable
 from chains.protocol import ChainName, ChainUnavailable, TransactionKind
 from chains.signers import Signers
 from core.faults import Point, reach
@@ -71,14 +71,14 @@ async def rebroadcast(
     """
     height = quantity(await rpc.call("eth_blockNumber"))
     late = height - min(settings.rebroadcast_after, settings.bump_after)
-    fresh = await cancel_ordered(rpc, settings, signers, session, height)
+    fresh = await _apart(session, cancel_ordered(rpc, settings, signers, session, height))
     if _ALL not in gaps:
-        fresh += await fill_gaps(rpc, settings, signers, session, height, stopped)
+        fresh += await _apart(session, fill_gaps(rpc, settings, signers, session, height, stopped))
         gaps.note(_ALL)
     waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS, stopped=stopped)
     raisable = [one for one in waiting if one.cancels or one.address not in stopped]
     if raisable:
-        await bump(rpc, settings, signers, session, raisable, height)
+        await _apart(session, bump(rpc, settings, signers, session, raisable, height))
         waiting = await log.unmined(session, ChainName.ETHEREUM, late, UNSENT_SECONDS, stopped=stopped)
     waiting = await _to_send(session, fresh, waiting, stopped)
     suspects = {one.transaction_id for one in await _send(rpc, session, waiting)}
@@ -87,6 +87,18 @@ async def rebroadcast(
     if suspects:
         for id in await _find(rpc, settings, session, sorted(suspects)):
             looked_at.note(id)
+
+
+async def _apart(session: AsyncSession, signing: Awaitable[list[str]]) -> list[str]:
+    """What `signing` stores is committed, or forgotten: that it fails keeps nothing else from being sent."""
+    try:
+        async with session.begin_nested():
+            ids = await signing
+    except (ChainUnavailable, SQLAlchemyError) as error:
+        logger.error("not_signed_anew", error=repr(error))
+        return []
+    async with log.between_transactions(session):
+        return ids
 
 
 async def _to_send(
@@ -195,13 +207,12 @@ async def _find(
     overlooked = await _read_before(session, looked, held)
     await log.include(session, ChainName.ETHEREUM, await receipts.read(session, overlooked))
     displaced = sorted({one.transaction_id for one in looked.displaced})
-    # A fill pays nobody: that its nonce is used up is all that was wanted of it.
-    fills = {one.transaction_id for one in looked.displaced if one.kind is TransactionKind.FILL}
-    await log.expire(session, ChainName.ETHEREUM, sorted(fills), code=NONCE_CONSUMED, error="not needed")
-    displaced = [id for id in displaced if id not in fills]
-    open_ids = [id for id in ids if id not in displaced and id not in fills]
+    open_ids = [id for id in ids if id not in displaced]
     released = await log.release(session, ChainName.ETHEREUM, open_ids)
     await log.quarantine(session, ChainName.ETHEREUM, displaced)
+    # A fill pays nobody: that its nonce is used up is all that was wanted of it.
+    for id in sorted({one.transaction_id for one in looked.displaced if one.kind is TransactionKind.FILL}):
+        await log.order(session, OrderKind.RELEASE, id, "not needed: the nonce is used up")
     for id in released:
         logger.warning("nonce_not_consumed", transactionId=id)
     return displaced

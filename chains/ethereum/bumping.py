@@ -14,7 +14,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from chains import log
 from chains.ethereum.fees import Fees, FeesTooHigh, fee_history, next_base_fee, offers, replacement
 from chains.ethereum.rpc import Rpc, quantity
-from chains.ethereum.transactions import SignatureError, fees_of, gas_limit_of, sign_again, value_of
+from chains.ethereum.transactions import (
+    SignatureError,
+    Signed,
+    fees_of,
+    gas_limit_of,
+    sign_again,
+    value_of,
+)
 from chains.ethereum.wallets import transaction_counts
 from chains.log import Sendable
 from chains.protocol import ChainName, SignedTransaction, TransactionKind, Urgency
@@ -42,24 +49,22 @@ async def bump(
     session: AsyncSession,
     waiting: Sequence[Sendable],
     height: int,
-) -> None:
-    """Sign those of the transactions anew that have to offer more, and store that as a further attempt.
-    Nothing is sent. Above `max_fee_wei` nothing is offered: they wait.
-
-    Raises `ChainUnavailable`.
+) -> list[str]:
+    """Sign those of the transactions anew that have to offer more, and store that as a further attempt;
+    their ids. Nothing is sent. Above `max_fee_wei` nothing is offered: they wait. Nothing is locked while a
+    node or a signer is asked. Raises `ChainUnavailable`.
     """
     (history,) = await rpc.results([fee_history(settings)])
     try:
         offered = offers(history, settings)[Urgency.NORMAL]
     except FeesTooHigh as error:
         logger.warning("fees_too_high", transactions=len(waiting), error=str(error))
-        return
+        return []
     base = next_base_fee(history)
     counts = await transaction_counts(rpc, {one.address for one in waiting})
     ids = sorted({one.transaction_id for one in waiting})
-    # Held, so that two callers do not bump the same transaction side by side.
-    await log.hold(session, ids)
-    best = _best(await log.sendable(session, ChainName.ETHEREUM, ids))
+    known = await log.sendable(session, ChainName.ETHEREUM, ids)
+    best = _best(known)
     overdue = await _overdue(session, settings, best, counts, height)
     raises = []
     for attempt in best:
@@ -71,8 +76,41 @@ async def bump(
         most = max(settings.max_priority_fee_wei, settings.priority_fee_wei)
         if new is not None and (unminable or new.tip <= most):
             raises.append(_Raise(attempt, old, new))
-    if raises:
-        await _sign(settings, signers, session, await _affordable(rpc, raises), height)
+    if not raises:
+        return []
+    signed = await _sign(settings, signers, session, await _affordable(rpc, raises))
+    return await _store(session, known, signed, height)
+
+
+async def _store(
+    session: AsyncSession, known: Sequence[Sendable], signed: Sequence[tuple[_Raise, Signed]], height: int
+) -> list[str]:
+    """Store what was signed for transactions that have no other attempts than those that were `known`: of two
+    callers side by side one raises, and what has been mined since is left alone."""
+    ids = sorted({one.attempt.transaction_id for one, _ in signed})
+    await log.hold(session, ids)
+    before, now = hashes_of(known), hashes_of(await log.sendable(session, ChainName.ETHEREUM, ids))
+    stored = []
+    for one, again in signed:
+        attempt, id = one.attempt, one.attempt.transaction_id
+        if now.get(id) != before[id]:
+            continue
+        raised = SignedTransaction(
+            id, attempt.kind, (), again.raw, again.hash, attempt.nonce, cancels=attempt.cancels
+        )
+        await log.add_attempts(session, attempt.org_id, ChainName.ETHEREUM, [raised], height)
+        reach(Point.BUMP_STORED)
+        logger.info("fee_bumped", transactionId=id, old=one.old.max_fee, new=one.new.max_fee)
+        stored.append(id)
+    return stored
+
+
+def hashes_of(attempts: Sequence[Sendable]) -> dict[str, set[str]]:
+    """The hashes of each transaction's attempts."""
+    hashes: dict[str, set[str]] = {}
+    for one in attempts:
+        hashes.setdefault(one.transaction_id, set()).add(one.hash)
+    return hashes
 
 
 def _best(attempts: Sequence[Sendable]) -> list[Sendable]:
@@ -138,8 +176,8 @@ async def _sign(
     signers: Signers,
     session: AsyncSession,
     raises: Sequence[_Raise],
-    height: int,
-) -> None:
+) -> list[tuple[_Raise, Signed]]:
+    signed: list[tuple[_Raise, Signed]] = []
     paid = await log.payouts(session, [one.attempt.transaction_id for one in raises])
     for one in raises:
         attempt = one.attempt
@@ -154,26 +192,14 @@ async def _sign(
             )
         )
         try:
-            signed = await sign_again(await signers.signer(attempt.address), attempt.raw, one.new, purpose)
+            again = await sign_again(await signers.signer(attempt.address), attempt.raw, one.new, purpose)
         except (UnknownKey, SignatureError, SigningRefused, SignerUnavailable) as error:
             # One wallet's key must not keep the others' transactions from being sent.
             logger.error("fee_bump_not_signed", transactionId=attempt.transaction_id, error=repr(error))
             continue
-        again = SignedTransaction(
-            attempt.transaction_id,
-            attempt.kind,
-            (),
-            signed.raw,
-            signed.hash,
-            attempt.nonce,
-            cancels=attempt.cancels,
-        )
         reach(Point.BUMP_SIGNED)
-        await log.add_attempts(session, attempt.org_id, ChainName.ETHEREUM, [again], height)
-        reach(Point.BUMP_STORED)
-        logger.info(
-            "fee_bumped", transactionId=attempt.transaction_id, old=one.old.max_fee, new=one.new.max_fee
-        )
+        signed.append((one, again))
+    return signed
 
 
 def _nonce(one: Sendable) -> int:

@@ -74,7 +74,7 @@ async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) ->
         final = replace(final, number=common.final, hash=common.final_hash)
         read = [block for block in read if block.number <= common.through]
     ours = await _ours(rpc, session, read)
-    lost = await releasing.provable(rpc, settings, session)
+    lost = await _given_up(rpc, settings, session, read[-1].number if read else first - 1)
     numbers = {block.number: block.hash for block in read}
     progress: list[Progress] = []
     if seen and first <= max(seen):
@@ -87,6 +87,17 @@ async def follow(rpc: Rpc, settings: EthereumSettings, session: AsyncSession) ->
     if seen:
         progress += await _move_on(session, settings, seen, final)
     return progress + await releasing.give_up(session, lost)
+
+
+async def _given_up(
+    rpc: Rpc, settings: EthereumSettings, session: AsyncSession, position: int
+) -> dict[str, frozenset[str]]:
+    """What `releasing.provable` answers; nothing where that cannot be found out, which holds up nobody."""
+    try:
+        return await releasing.provable(rpc, settings, session, position)
+    except ChainUnavailable as error:
+        logger.warning("quarantine_not_given_up", error=str(error))
+        return {}
 
 
 async def _move_on(
@@ -109,6 +120,9 @@ async def _fork(rpc: Rpc, seen: dict[int, str], last: Block | None, latest: Bloc
     if latest.number < position and seen.get(latest.number) == latest.hash:
         # A node that lags behind the one we asked before. It contradicts nothing.
         return position
+    if latest.number < min(seen):
+        # It has not come to anything that we remember, and so contradicts nothing either.
+        raise ChainUnavailable(f"the node is at block {latest.number}, and {position} was read")
     numbers = sorted((number for number in seen if number <= latest.number), reverse=True)
     for start in range(0, len(numbers), _HEADERS_AT_ONCE):
         part = numbers[start : start + _HEADERS_AT_ONCE]

@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 
 from chains import log
+from chains.ethereum import releasing
+from chains.ethereum.rpc import RpcError
 from chains.ethereum.transactions import fees_of
 from chains.log import OrderKind
 from chains.protocol import PayoutResult, TransactionStatus
@@ -206,3 +208,90 @@ async def test_what_might_still_be_mined_is_not_given_up(
     assert await wallet.follow() == []
     assert await wallet.statuses() == [(0, "QUARANTINED")]
     assert await outcome(wallet) == "refused: it was mined, or still can be"
+
+
+async def displaced(wallet: Wallet, blocks: int) -> str:
+    """A payment whose nonce another transaction has used, which is ordered to be given up; its id."""
+    one_at_a_time(wallet)
+    built = await wallet.store(payouts(1))
+    await wallet.follow()
+    await spend_elsewhere(wallet, 0)
+    await wallet.mine(blocks)
+    await wallet.rebroadcast()
+    assert await wallet.statuses() == [(0, "QUARANTINED")]
+    await order(wallet, OrderKind.RELEASE, built.transactions[0].id)
+    return built.transactions[0].id
+
+
+async def test_nothing_is_given_up_before_all_final_blocks_were_read(wallet: Wallet) -> None:
+    """A node may forget a receipt; that the payment is in none of the blocks is seen in the blocks."""
+    await displaced(wallet, 60)
+    assert await wallet.follow() == []
+    assert (await wallet.statuses(), await outcome(wallet)) == ([(0, "QUARANTINED")], None)
+    (expired,) = await wallet.follow()
+    assert expired.status is TransactionStatus.EXPIRED
+    await wallet.chain.close()
+
+
+async def test_what_left_quarantine_meanwhile_is_not_given_up(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    id = await displaced(wallet, 4)
+    provable = releasing.provable
+
+    async def meanwhile(*given: Any) -> Any:
+        proven = await provable(*given)
+        async with wallet.database.everything() as session:
+            assert await log.release(session, wallet.chain.name, [id]) == [id]
+            await session.commit()
+        return proven
+
+    monkeypatch.setattr(releasing, "provable", meanwhile)
+    assert await wallet.follow() == []
+    assert await wallet.statuses() == [(0, "BROADCAST")]
+    await wallet.chain.close()
+
+
+async def test_an_order_that_the_node_cannot_answer_for_does_not_stop_the_chain(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await displaced(wallet, 4)
+    batch = wallet.chain._rpc.batch
+
+    async def refusing(calls: Any) -> Any:
+        answers = await batch(calls)
+        return [
+            RpcError(-32000, "transaction indexing is in progress")
+            if method == "eth_getTransactionReceipt"
+            else answer
+            for (method, _), answer in zip(calls, answers, strict=True)
+        ]
+
+    monkeypatch.setattr(wallet.chain._rpc, "batch", refusing)
+    ((before,),) = await wallet.rows("SELECT max(number) FROM chain_block")
+    assert await wallet.follow() == []
+    assert await wallet.rows("SELECT max(number) FROM chain_block") == [(before + 4,)]
+    assert (await wallet.statuses(), await outcome(wallet)) == ([(0, "QUARANTINED")], None)
+    await wallet.chain.close()
+
+
+async def test_one_that_cannot_be_priced_does_not_keep_others_from_being_sent(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever keeps something from being signed anew, what is stored goes out."""
+    built = await wallet.store(payouts(2))
+    await order(wallet, OrderKind.CANCEL, built.transactions[1].id)
+    batch = wallet.chain._rpc.batch
+
+    async def refusing(calls: Any) -> Any:
+        refused = {"eth_getBalance", "eth_feeHistory", "eth_estimateGas"}
+        answers = await batch(calls)
+        return [
+            RpcError(-32000, "header not found") if method in refused else answer
+            for (method, _), answer in zip(calls, answers, strict=True)
+        ]
+
+    monkeypatch.setattr(wallet.chain._rpc, "batch", refusing)
+    await wallet.rebroadcast()
+    assert await wallet.statuses() == [(0, "BROADCAST"), (1, "BROADCAST")]
+    assert await outcome(wallet) is None

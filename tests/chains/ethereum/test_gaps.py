@@ -129,4 +129,7 @@ async def test_a_fill_that_was_not_needed_is_given_up(
             await wallet.chain.rebroadcast(session)
             await session.commit()
     await wallet.rebroadcast()
+    assert (await kinds(wallet))[1:] == [(1, "fill", "QUARANTINED")]
+    (expired,) = [one for one in await wallet.follow() if not one.results]
+    assert expired.status is TransactionStatus.EXPIRED
     assert (await kinds(wallet))[1:] == [(1, "fill", "EXPIRED")]

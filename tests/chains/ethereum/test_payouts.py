@@ -18,6 +18,7 @@ from chains.ethereum.fees import FeesTooHigh
 from chains.ethereum.rpc import Call, Rpc
 from chains.ethereum.simulation import Sorted, TokenUnusable
 from chains.ethereum.wallets import WalletState
+from chains.log import position
 from chains.protocol import ChainUnavailable, Payout, TransactionKind, TransactionStatus
 from chains.signers.keystore import Secp256k1Signer
 from core.settings import EthereumSettings
@@ -447,3 +448,33 @@ async def test_nothing_is_asked_for_a_wallet_that_is_known_to_be_delegated(
     built = await wallet.store(payouts(2))
     assert [one.kind for one in built.transactions] == [TransactionKind.TRANSFER] * 2
     assert len(await wallet.prepare()) == 1
+
+
+async def test_a_node_that_is_far_behind_takes_nothing_back(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was restored from a copy, and has not come to any block that is remembered."""
+    monkeypatch.setattr(position, "BLOCKS_KEPT", 3)
+    start = int(await wallet.rpc("eth_blockNumber"), 16)
+    await wallet.mine(3)
+    await wallet.pay(payouts(1))
+    await wallet.mine()
+    await wallet.follow()
+    batch = wallet.chain._rpc.batch
+
+    async def behind(calls: Any) -> Any:
+        def known(method: str, params: Any) -> Any:
+            if method != "eth_getBlockByNumber":
+                return method, params
+            number = int(params[0], 16) if params[0].startswith("0x") else start
+            return method, [hex(number if number <= start else 10**9), params[1]]
+
+        return await batch([known(*call) for call in calls])
+
+    with monkeypatch.context() as lagging:
+        lagging.setattr(wallet.chain._rpc, "batch", behind)
+        with pytest.raises(ChainUnavailable, match="the node is at block"):
+            await wallet.follow()
+    assert await wallet.statuses() == [(0, "CONFIRMED")]
+    await wallet.mine(2)
+    assert [one.status for one in await wallet.follow()] == [FINALIZED]
