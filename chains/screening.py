@@ -5,7 +5,8 @@ is logged as critical at every look until it is mended.
 
 Two formats are read, told apart by their content:
 
-- an address a line, of any chain; `#` begins a comment, empty lines count for nothing;
+- an address a line, of any chain; `#` begins a comment, empty lines count for nothing; such lines may be added
+  to the other format too;
 - the SDN list of the Office of Foreign Assets Control, as `sdn.csv` or `sdn.xml`: every
   `Digital Currency Address - <symbol>` in it whose address has the form of one of our chains
   (https://ofac.treasury.gov/specially-designated-nationals-list-data-formats-data-schemas).
@@ -137,17 +138,21 @@ class _File:
 
 
 def parse(text: str) -> frozenset[str]:
-    """The addresses of a list, spelt so that they can be compared. Raises `ListBroken`."""
-    found = [match[1] for match in _OFAC.finditer(text)]
-    if found:
-        return frozenset(spelt for one in found if (spelt := _of_any_chain(one)) is not None)
-    addresses = set()
-    for number, line in enumerate(text.splitlines(), 1):
+    """The addresses of a list, spelt so that they can be compared. Raises `ListBroken`.
+
+    An address that is alone on its line counts in a list of the SDN's format too. What a comment quotes of
+    that list makes no list of its format."""
+    lines = text.splitlines()
+    published = _OFAC.findall("\n".join(line for line in lines if not line.lstrip().startswith("#")))
+    addresses = {spelt for one in published if (spelt := _of_any_chain(one)) is not None}
+    for number, line in enumerate(lines, 1):
         address = line.partition("#")[0].strip()
         if not address:
             continue
         spelt = _of_any_chain(address)
         if spelt is None:
+            if published:
+                continue
             raise ListBroken(f"line {number} is no address of Ethereum or Solana")
         if spelt != address and not _checksum_holds(address):
             raise ListBroken(f"line {number}: the checksum fails (EIP-55): a character is mistyped")
@@ -160,6 +165,8 @@ def _load(path: Path) -> tuple[frozenset[str], tuple[int, int, int]]:
     with path.open("rb") as file:
         mark = _mark(os.fstat(file.fileno()))
         content = file.read()
+        if _mark(os.fstat(file.fileno())) != mark:
+            raise ListBroken("the file is being written")
     return parse(content.decode("utf-8-sig")), mark
 
 

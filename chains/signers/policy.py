@@ -75,6 +75,7 @@ class Policy:
                 _addresses(given.usdc),
                 _addresses(given.batch_payout),
                 _addresses(given.allowance_payout),
+                given.allowance_limit or None,
             )
             bounds[ChainName.ETHEREUM] = Bounds(settings.signer.max_fee_wei, given.max_fee_wei)
         if settings.solana is not None:
@@ -156,7 +157,7 @@ class Policy:
 
 
 def _is_there(path: Path) -> bool:
-    """Also when it is a link to nothing. Raises `OSError` where that cannot be told: nothing is signed then."""
+    """Also a link to nothing. Raises `OSError` where that cannot be told: nothing is signed then."""
     try:
         path.lstat()
     except FileNotFoundError:

@@ -95,6 +95,33 @@ def test_the_sdn_list_as_csv_and_as_xml() -> None:
     assert parse(xml) == {BAD.lower()}
 
 
+def test_a_list_that_speaks_of_the_sdn_list_loses_none_of_its_own() -> None:
+    quoted = f"Digital Currency Address - ETH {BAD}"
+    assert parse(f"{WORSE}\r\n# was {quoted};\r\n{SOLANA}\r\n") == {WORSE.lower(), SOLANA}
+    assert parse(f'36,"X","{quoted};"\n{WORSE}  # ours\n') == {BAD.lower(), WORSE.lower()}
+    with pytest.raises(ListBroken, match="line 1"):
+        parse(f"{WORSE[:-1]}\n# {quoted}\n")
+
+
+def test_a_file_is_not_believed_while_it_is_written(deny: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    current = watched(deny)
+    whole = deny.read_text() + f"{WORSE}\n"
+    fstat = os.fstat
+
+    def growing(file: int) -> os.stat_result:
+        with deny.open("a") as more:
+            more.write("#")
+        return fstat(file)
+
+    deny.write_text(f"{WORSE}\n")
+    with monkeypatch.context() as patched, structlog.testing.capture_logs() as logs:
+        patched.setattr(os, "fstat", growing)
+        assert current().verdict(ETHEREUM, BAD) is Verdict.DENIED
+    assert [entry["log_level"] for entry in logs] == ["critical"]
+    deny.write_text(whole)
+    assert all(current().verdict(ETHEREUM, one) is Verdict.DENIED for one in (BAD, WORSE))
+
+
 def test_a_change_counts_at_the_next_look_however_the_file_is_replaced(deny: Path) -> None:
     current = watched(deny)
     fresh = deny.with_suffix(".new")

@@ -31,8 +31,8 @@ class Rules:
     """What may be signed on one chain: its ids, tokens and contracts by their canonical addresses.
 
     `delegates` are contracts that an account may delegate to (EIP-7702), `spenders` those that it may give
-    an allowance to. `holds` tells whether the signer has the key of an address: money may be moved there
-    that is no payment.
+    an allowance to, of `most_allowed` at a time, or of anything where that is None. `holds` tells whether the
+    signer has the key of an address: money may be moved there that is no payment.
     """
 
     holds: Callable[[str], bool]
@@ -40,6 +40,7 @@ class Rules:
     tokens: frozenset[str] = frozenset()
     delegates: frozenset[str] = frozenset()
     spenders: frozenset[str] = frozenset()
+    most_allowed: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

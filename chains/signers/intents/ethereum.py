@@ -147,9 +147,11 @@ def _approval(request: SigningRequest, call: _Call, rules: Rules) -> Intent:
     """An allowance for a contract that pays out only when its giver calls it."""
     _pays_nothing(request)
     _plain(call, to=_token(request, rules))
-    spender, _ = _pair(call.data, _APPROVE)
+    spender, amount = _pair(call.data, _APPROVE)
     if spender not in rules.spenders:
         raise not_allowed(f"an allowance for {spender}")
+    if rules.most_allowed is not None and amount > rules.most_allowed:
+        raise not_allowed(f"an allowance of {amount}, at most {rules.most_allowed} is set")
     return Intent("")
 
 

@@ -144,7 +144,7 @@ class _Seen:
 
     def check_transfers(self) -> None:
         """The transfers are the payouts, in whatever order: each to the recipient's own token account, or to
-        the recipient where that is one. What is opened is a recipient's."""
+        the recipient where that is one. What is opened is paid into."""
         mint = self._mint()
         payouts = self.request.purpose.payouts
         wanted: dict[tuple[str | None, int], set[int]] = {}
@@ -162,8 +162,9 @@ class _Seen:
             raise mismatch(f"the message makes {len(self.transfers)} payments, {len(payouts)} are said")
         if self.lamports:
             raise mismatch("the message moves lamports")
-        if not self.opened <= {payout.to for payout in payouts}:
-            raise mismatch("an account is opened for somebody who is not paid")
+        # Who owns an account may close it and keep its rent.
+        if not self.opened <= {account for account, _ in self.transfers}:
+            raise mismatch("an account is opened that is not paid into")
 
     def _mint(self) -> str:
         token = self.request.purpose.token
@@ -187,7 +188,7 @@ class _Seen:
             raise mismatch("somebody else opens an account")
         if account != _token_account(owner, mint, program):
             raise mismatch("an account is opened that is not its owner's")
-        self.opened.add(owner)
+        self.opened.add(account)
 
     def _token(self, program: str, accounts: tuple[str, ...], data: bytes) -> None:
         if data[:1] != bytes([_BATCH]):

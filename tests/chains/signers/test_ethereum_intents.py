@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import rlp
@@ -170,6 +171,16 @@ def test_a_nonce_is_used_up_by_nothing() -> None:
 def test_an_allowance_is_for_the_payout_contract_alone() -> None:
     assert accepted(asked(typed(TOKEN, call("approve(address,uint256)", SPENDER, 1)), KIND.APPROVAL))
     assert refused(asked(typed(TOKEN, transfer(SPENDER)), KIND.APPROVAL)) == "SigningMismatch"
+    bounded = replace(RULES, most_allowed=100)
+    for amount, allowed in ((0, True), (100, True), (101, False), (2**256 - 1, False)):
+        request = asked(typed(TOKEN, call("approve(address,uint256)", SPENDER, amount)), KIND.APPROVAL)
+        assert read(request, RULES)
+        if allowed:
+            assert read(request, bounded)
+        else:
+            with pytest.raises(SigningRefused) as refusal:
+                read(request, bounded)
+            assert refusal.value.code == "SigningNotAllowed"
 
 
 def test_money_that_stays_ours_goes_to_a_key_of_the_signer() -> None:

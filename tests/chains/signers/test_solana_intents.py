@@ -13,7 +13,7 @@ from solders.keypair import Keypair
 from solders.message import Message, MessageV0, MessageV1, TransactionConfig, to_bytes_versioned
 from solders.pubkey import Pubkey
 from solders.system_program import TransferParams, transfer
-from spl.token.constants import TOKEN_PROGRAM_ID
+from spl.token.constants import TOKEN_2022_PROGRAM_ID, TOKEN_PROGRAM_ID
 from spl.token.instructions import (
     approve,
     create_idempotent_associated_token_account,
@@ -60,8 +60,8 @@ def memo(words: str = "ctx_1") -> Instruction:
     return Instruction(MEMO, words.encode(), [])
 
 
-def opens(owner: Pubkey = RECIPIENT) -> Instruction:
-    return create_idempotent_associated_token_account(PAYER, owner, MINT)
+def opens(owner: Pubkey = RECIPIENT, program: Pubkey = TOKEN_PROGRAM_ID) -> Instruction:
+    return create_idempotent_associated_token_account(PAYER, owner, MINT, program)
 
 
 def batch(*steps: Instruction) -> Instruction:
@@ -128,6 +128,7 @@ def test_a_message_is_read_with_what_it_may_cost(build: object, together: bool) 
         [pays(source=account(OTHER))],
         [pays(mint=OTHER)],
         [pays(), opens(OTHER)],
+        [pays(), opens(program=TOKEN_2022_PROGRAM_ID)],
         [pays(), memo("ctx_2")],
         [pays(), transfer(TransferParams(from_pubkey=PAYER, to_pubkey=OTHER, lamports=1))],
         [pays(), set_compute_unit_price(1), set_compute_unit_price(2)],
