@@ -328,6 +328,10 @@ class Chain(Protocol):
         caller holds the chain's lock for this.
         """
 
+    async def owners(self, addresses: Collection[str]) -> dict[str, str]:
+        """Whose they are, of those of `addresses` that are a part of somebody's wallet and not a wallet, and
+        that `build` would pay: who is paid there has another address than the one that is asked for."""
+
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         """Whatever a wallet needs before it can pay in batches; ids of transactions to broadcast."""
 

@@ -182,7 +182,8 @@ async def _sign_and_store(
         waiting = await _claim(session, wallet.org_id, wallet_id, most)
         reach(Point.DISPATCH_CLAIMED)
         lists = screening.current()
-        reviewed = await review(session, wallet.org_id, wallet_id, wallet.chain.name, waiting, lists)
+        owners = await wallet.chain.owners({intent.recipient for intent in waiting.values()})
+        reviewed = await review(session, wallet.org_id, wallet_id, wallet.chain.name, waiting, lists, owners)
         if reviewed.stopped:
             return None
         payable = [intent for intent in waiting.values() if intent.id not in reviewed.held]

@@ -187,6 +187,10 @@ class Ethereum:
     async def deposit_address(self, index: int) -> str:
         return await self._signers.derive(Curve.of(self.name), index)
 
+    async def owners(self, addresses: Collection[str]) -> dict[str, str]:
+        """Nobody's: an address of Ethereum is its own wallet."""
+        return {}
+
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         with self._rpc.pinned():
             return await preparing.prepare(

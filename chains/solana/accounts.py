@@ -7,7 +7,7 @@ account, and extensions follow.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -113,6 +113,17 @@ async def read_token(rpc: Rpc, token: Token, account: str) -> TokenAccount | Non
     """The token account at `account`, None when there is none."""
     _, found = await rpc.accounts([account], dataSlice=_slice(token))
     return read_token_account(found[account], token)
+
+
+async def owners(rpc: Rpc, token: Token, addresses: Collection[str]) -> dict[str, str]:
+    """The owner of each of `addresses` that is an account of `token`."""
+    _, found = await rpc.accounts(list(addresses), dataSlice=_PLAIN)
+    owned = {}
+    for address, account in found.items():
+        data = contents_of(account)
+        if owner_of(account) == token.program and data[:32] == bytes(token.mint) and len(data) >= 64:
+            owned[address] = str(Pubkey.from_bytes(data[32:64]))
+    return owned
 
 
 def read_token_account(account: Any, token: Token) -> TokenAccount | None:

@@ -141,6 +141,13 @@ class Solana:
     async def deposit_address(self, index: int) -> str:
         return await self._signers.derive(Curve.of(self.name), index)
 
+    async def owners(self, addresses: Collection[str]) -> dict[str, str]:
+        """The owners of token accounts, where a payment may name one."""
+        if not self._settings.allow_token_accounts or not addresses:
+            return {}
+        with self._rpc.pinned():
+            return await accounts.owners(self._rpc, await self._tokens.known(), addresses)
+
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         """Nothing: a wallet of Solana pays in batches as it is."""
         return []

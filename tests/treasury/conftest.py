@@ -46,12 +46,13 @@ class ScriptedChain:
     """A chain that does as a test says: it writes the real log, and sends to nobody.
 
     `rejects` are recipients that simulation refuses; `room` is how many payouts fit in flight; `batch` how
-    many go into one transaction.
+    many go into one transaction; `owned` whose the addresses are that are no wallets.
     """
 
     rejects: set[str] = field(default_factory=set)
     room: int = 10**9
     batch: int = 100
+    owned: dict[str, str] = field(default_factory=dict)
     breaks: Exception | None = None
     sent: list[str] = field(default_factory=list)
     told_stopped: set[str] = field(default_factory=set)
@@ -111,6 +112,9 @@ class ScriptedChain:
 
     async def inbound(self, session: AsyncSession, pending: Sequence[Transfer]) -> Inbound:
         return self.news.pop(0) if self.news else Inbound()
+
+    async def owners(self, addresses: Collection[str]) -> dict[str, str]:
+        return {address: self.owned[address] for address in addresses if address in self.owned}
 
     async def prepare(self, session: AsyncSession, org_id: UUID, address: str) -> list[str]:
         return []

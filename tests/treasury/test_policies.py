@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -179,6 +180,31 @@ async def test_lists_and_limits_that_changed_since_fail_a_payment_before_it_is_s
     assert (balances["available"], balances["reserved"]) == ((996, 996), (4, 0))
     async with treasury.workers.everything() as session:
         assert list(await session.scalars(text("SELECT reference FROM chain_payout"))) == [fine]
+
+
+async def test_whoever_owns_the_account_that_is_paid_has_to_be_one_that_may_be_paid(
+    treasury: Treasury, tmp_path: Path
+) -> None:
+    treasury.chain.owned = {"0xPart": BAD, "0xPiece": "0xVillain", "0xShare": "0xFriend"}
+    deny = tmp_path / "deny"
+    deny.write_text(f"{BAD}\n")
+    screening = Screening(deny)
+    await listed(treasury, "deny", "0xVillain")
+
+    async def paid(*recipients: str) -> list[Any]:
+        ids = [(await ask(treasury, 1, to=to, screening=screening))[0].id for to in recipients]
+        await dispatch.run(treasury.workers, treasury.chains, treasury.wallet_id, 1_000, screening)
+        intents = [await treasury.intent(id) for id in ids]
+        return [one.failure_code or str(one.status) for one in intents]
+
+    denied = "PolicyRecipientDenied"
+    assert await paid("0xPart", "0xPiece", "0xShare") == [denied, denied, "BROADCAST"]
+    for address in ("0xShare", "0xPiece"):
+        await listed(treasury, "allow", address)
+    await set_policy(treasury, allowListOnly=True)
+    assert await paid("0xShare") == ["PolicyNotAllowed"]
+    await listed(treasury, "allow", "0xFriend")
+    assert await paid("0xShare", "0xPiece") == ["BROADCAST", denied]
 
 
 async def test_what_fails_before_signing_gives_its_share_back_once(treasury: Treasury) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Final, Protocol
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from chains.protocol import ChainName, Rejection
 from chains.screening import Lists
 from core import events
 from core.events import Event
+from treasury.policies.errors import PolicyRefusal
 from treasury.policies.rules import GUARDED, Asked, Rules, listed, load_rules
 from treasury.switches import STOPPED
 
@@ -65,24 +66,33 @@ async def review(
     chain: ChainName,
     claimed: Mapping[str, Claimed],
     lists: Lists,
+    owners: Mapping[str, str],
 ) -> Review:
-    """Hold every claimed payment against what is in force now, in the transaction that claims it."""
+    """Hold every claimed payment against what is in force now, in the transaction that claims it. Where an
+    address is somebody else's, of `owners`, whoever owns it has to be one that may be paid, too."""
     gate = (await session.execute(_GATE, {"org_id": org_id, "wallet_id": wallet_id})).one()
     if gate.stopped:
         return Review(stopped=True)
     rules = Rules((), frozenset(), frozenset())
     if gate.guarded:
-        rules = await load_rules(session, org_id, [payment.recipient for payment in claimed.values()])
+        recipients = [payment.recipient for payment in claimed.values()]
+        rules = await load_rules(session, org_id, [*recipients, *owners.values()])
     refused: list[Rejection] = []
     required: dict[str, int] = {}
     for id, payment in claimed.items():
         asked = Asked(chain, wallet_id, payment.recipient, payment.amount)
-        refusal = listed(lists, chain, payment.recipient) or rules.refusal(asked)
+        refusal = _refusal(rules, lists, asked)
+        if refusal is None and payment.recipient in owners:
+            refusal = _refusal(rules, lists, replace(asked, recipient=owners[payment.recipient]))
         if refusal is not None:
             refused.append(Rejection(id, refusal.code, refusal.message))
         elif approvals := rules.approvals(asked):
             required[id] = approvals
     return Review(refused=refused, unapproved=await _require(session, org_id, wallet_id, required))
+
+
+def _refusal(rules: Rules, lists: Lists, asked: Asked) -> PolicyRefusal | None:
+    return listed(lists, asked.chain, asked.recipient) or rules.refusal(asked)
 
 
 async def is_stopped(session: AsyncSession, wallet_id: str) -> bool:

@@ -150,6 +150,21 @@ async def test_a_token_account_is_refused_unless_it_is_allowed_and_then_paid_its
     assert int(held["value"]["amount"]) == 2 * USDC
 
 
+async def test_the_owner_of_a_token_account_is_told_where_it_may_be_paid(
+    wallet: Wallet, lenient: Solana
+) -> None:
+    owner, another = Keypair().pubkey(), Keypair().pubkey()
+    foreign = await solana.create_mint(wallet.mint.rpc_url, Keypair())
+    for mint in (foreign, wallet.mint):
+        await mint.mint_to(owner, 0)
+    associated, other = str(wallet.mint.account_of(owner)), await account(wallet.mint, another)
+    addresses = [
+        associated, other, str(owner), wallet.address, str(foreign.account_of(owner)), str(foreign.address)
+    ]  # fmt: skip
+    assert await lenient.owners(addresses) == {associated: str(owner), other: str(another)}
+    assert await wallet.chain.owners(addresses) == {}
+
+
 async def test_a_token_account_that_cannot_be_paid_is_refused_by_name(
     wallet: Wallet, lenient: Solana
 ) -> None:
