@@ -131,6 +131,12 @@ _LOCK: Final = text(
     FOR NO KEY UPDATE
     """  # noqa: S608
 )
+_HELD: Final = text(
+    f"""
+    SELECT {_ALL_STOPPED} OR CAST(:collects AS boolean) AND {STOPPED} FROM wallet
+    WHERE org_id = CAST(:org_id AS uuid) AND id = :wallet_id
+    """  # noqa: S608
+)
 _OPEN: Final = text(
     """
     SELECT count(*), count(*) FILTER (WHERE status = 'QUARANTINED') FROM chain_transaction
@@ -271,13 +277,23 @@ async def _step(database: Database, chain: Chain, id: str) -> None:
         )
         sent = await (_bring if rotation.collects else _next)(session, chain, rotation)
         if sent:
+            if await _is_held(session, rotation):
+                return
             reach(Point.ROTATE_SIGNED)
         await session.commit()
     if sent:
         reach(Point.ROTATE_STORED)
         async with database.everything() as session:
+            if await _is_held(session, rotation):
+                log.critical("signed, and not sent: payments are stopped", walletId=rotation.wallet_id)
+                return
             await chain.broadcast(session, sent)
             await session.commit()
+
+
+async def _is_held(session: AsyncSession, rotation: _Rotation) -> bool:
+    given = {"org_id": rotation.org_id, "wallet_id": rotation.wallet_id, "collects": rotation.collects}
+    return bool(await session.scalar(_HELD, given))
 
 
 async def _next(session: AsyncSession, chain: Chain, rotation: _Rotation) -> list[str]:

@@ -269,6 +269,28 @@ async def test_the_switch_of_everything_holds_a_change_of_key_and_the_wallet_s_o
     await world.until("SELECT status FROM wallet_rotation", [("DONE",)])
 
 
+async def test_what_was_signed_while_everything_was_being_stopped_is_forgotten(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    move = world.chain.move
+
+    async def stopped_meanwhile(*given: Any) -> Any:
+        built = await move(*given)
+        async with world.database.everything() as session:
+            await switches.stop_everything(session, "a drill")
+            await session.commit()
+        return built
+
+    with monkeypatch.context() as patched:
+        patched.setattr(world.chain, "move", stopped_meanwhile)
+        await world.begin()
+        async with asyncio.timeout(SECONDS):
+            while await world.rows("SELECT id FROM payment_stop") == []:
+                await world.look()
+    assert await world.rows("SELECT status FROM wallet_rotation") == [("DRAINING",)]
+    assert await world.rows("SELECT id FROM chain_transaction WHERE kind = 'move'") == []
+
+
 async def test_a_change_of_key_that_failed_is_tried_again(world: World) -> None:
     await world.begin()
     async with world.database.everything() as session:
