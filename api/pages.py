@@ -30,9 +30,13 @@ def from_cursor(cursor: str | None) -> str | None:
     if cursor is None:
         return None
     try:
-        return base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
+        position = base64.b64decode(cursor + "=" * (-len(cursor) % 4), b"-_", validate=True).decode()
     except (binascii.Error, ValueError):
         raise BadCursor from None
+    # PostgreSQL takes it for no text.
+    if "\0" in position:
+        raise BadCursor
+    return position
 
 
 def uuid_cursor(cursor: str | None) -> UUID | None:

@@ -5,8 +5,8 @@ is logged as critical at every look until it is mended.
 
 Two formats are read, told apart by their content:
 
-- an address a line, of any chain; `#` begins a comment, empty lines count for nothing; such lines may be added
-  to the other format too;
+- an address a line, of any chain; `#` begins a comment, empty lines count for nothing; such lines may be
+  added to the other format too;
 - the SDN list of the Office of Foreign Assets Control, as `sdn.csv` or `sdn.xml`: every
   `Digital Currency Address - <symbol>` in it whose address has the form of one of our chains
   (https://ofac.treasury.gov/specially-designated-nationals-list-data-formats-data-schemas).

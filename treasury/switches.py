@@ -21,7 +21,7 @@ from core.clock import now
 from core.columns import instant, typeid
 from core.errors import Conflict, NotFound
 from core.events import Event
-from core.identifiers import new_id
+from core.identifiers import is_id, new_id
 from core.logs import get_logger
 from treasury.models import Wallet
 
@@ -180,7 +180,7 @@ async def list_stops(session: AsyncSession) -> list[PaymentStop]:
 
 
 async def _known(session: AsyncSession, org_id: UUID, wallet_id: str) -> None:
-    if await session.get(Wallet, (org_id, wallet_id)) is None:
+    if not is_id("wal", wallet_id) or await session.get(Wallet, (org_id, wallet_id)) is None:
         raise UnknownWallet
 
 

@@ -102,7 +102,8 @@ async def test_recipients_are_listed_once_in_the_chains_spelling(caller: Caller)
     assert first["data"] + second["data"] == whole
     assert not second["pagination"]["hasMore"]
     assert (await caller.get(path, list="deny")).json["data"] == whole[1:]
-    assert (await caller.get(path, cursor="eA")).error["code"] == "ValidationError"
+    for cursor in ("eA", "AA", "AAAgAAAgAAA", "YSBiIAA"):
+        assert (await caller.get(path, cursor=cursor)).error["code"] == "ValidationError"
     await put(caller, allowListOnly=True)
     refused = await caller.create(wish())
     assert (refused.status, refused.error["code"], refused.fields) == (422, "PolicyNotAllowed", ["to"])
@@ -231,6 +232,10 @@ async def test_a_wallet_is_stopped_and_resumed(
     path = f"treasury/wallets/{wallet}"
     assert (await post(caller, f"{path}/stop")).fields == ["reason"]
     assert (await post(stranger, f"{path}/stop", reason="mischief")).status == 404
+    for nobody in ("%00", "wal_%00", "w" * 3000):
+        for switch in ("stop", "resume"):
+            answered = await post(caller, f"treasury/wallets/{nobody}/{switch}", reason="mischief")
+            assert (answered.status, answered.error["code"]) == (404, "NotFound")
     stopped = await post(caller, f"{path}/stop", reason="a drill")
     assert stopped.json == {"walletId": wallet, "stopped": True, "reason": "a drill"}
     assert (await post(caller, f"{path}/stop", reason="again")).json["reason"] == "a drill"
