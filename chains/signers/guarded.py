@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
-from chains.protocol import ChainName
+from chains.protocol import ChainName, TransactionKind
 from chains.signers import Curve, OpenSigners, Signer, SigningRefused, SigningRequest
 from chains.signers.policy import Policy
 from chains.signers.tables import TableReader
 from core.logs import get_logger
 
 logger = get_logger(__name__)
+
+_HOME: Final = (TransactionKind.SWEEP, TransactionKind.MOVE)
 
 
 class Guarded:
@@ -22,7 +25,8 @@ class Guarded:
         self._tables = tables
 
     async def signer(self, address: str, derivation: int | None = None) -> Signer:
-        return _Checked(await self._keys.signer(address, derivation), self._policy, self._tables)
+        key = await self._keys.signer(address, derivation)
+        return _Checked(key, self._policy, self._tables, derived=derivation is not None)
 
     async def derive(self, curve: Curve, index: int) -> str:
         return await self._keys.derive(curve, index)
@@ -36,8 +40,9 @@ class Guarded:
 class _Checked:
     """A signer whose every request is read, checked and remembered before the key is touched."""
 
-    def __init__(self, key: Signer, policy: Policy, tables: TableReader | None) -> None:
+    def __init__(self, key: Signer, policy: Policy, tables: TableReader | None, *, derived: bool) -> None:
         self._key = key
+        self._derived = derived
         self._policy = policy
         self._tables = tables
 
@@ -60,6 +65,7 @@ class _Checked:
             if request.address != self.address or Curve.of(request.chain) is not self.curve:
                 raise SigningRefused("SigningMismatch", f"the request is for another key than {self.address}")
         try:
+            self._check_kinds(requests)
             tables = await self._needed_tables(requests)
             self._policy.record(self._policy.check(requests, tables))
         except SigningRefused as error:
@@ -72,6 +78,12 @@ class _Checked:
             )
             raise
         return await self._key.sign_many(requests)
+
+    def _check_kinds(self, requests: Sequence[SigningRequest]) -> None:
+        """A key of a deposit address brings money home. It pays nobody: the limits are those of one key, and
+        there is no end of derived ones."""
+        if self._derived and any(request.purpose.kind not in _HOME for request in requests):
+            raise SigningRefused("SigningNotAllowed", f"{self.address} is a deposit address, and pays nobody")
 
     async def _needed_tables(self, requests: Sequence[SigningRequest]) -> dict[str, list[str]]:
         if self._tables is None or self.curve is not Curve.of(ChainName.SOLANA):

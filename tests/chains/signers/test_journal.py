@@ -1,4 +1,4 @@
-"""What the signer remembers of a day, whatever the disk, the clock and who asks do."""
+"""What the signer remembers of a day, whatever the disk, the clock and who asks do; whose keys pay at all."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ import pytest
 
 from chains.protocol import ChainName, TransactionKind
 from chains.screening import NOBODY_LISTED
-from chains.signers import SigningRefused
+from chains.signers import Curve, SigningRefused
+from chains.signers.guarded import Guarded
 from chains.signers.intents import Rules
 from chains.signers.journal import Journal, Line
+from chains.signers.keystore import Keystore
 from chains.signers.policy import Bounds, Policy
 from core.settings import SignerSettings
 from tests.chains.signers.asked import OURS, RECIPIENT, TOKEN, asked, transfer, typed
@@ -49,6 +51,23 @@ def test_who_asks_writes_no_lines_of_its_own(tmp_path: Path, id: str) -> None:
     assert refused.value.code == "SigningMismatch"
     journal.close()
     assert reopened(tmp_path) == 5
+
+
+async def test_a_key_of_deposits_pays_nobody(tmp_path: Path) -> None:
+    keys = Keystore(tmp_path, "passphrase", scrypt_n=2)
+    keys.create_seed()
+    treasury, deposit = keys.create(Curve.SECP256K1), await keys.derive(Curve.SECP256K1, 3)
+    rules = {ChainName.ETHEREUM: Rules(keys.holds, frozenset({1}), frozenset({TOKEN}))}
+    policy = Policy(SignerSettings(), rules, {ChainName.ETHEREUM: Bounds(10**18)}, NOBODY_LISTED)
+    signer = await Guarded(keys, policy).signer(deposit, 3)
+    home = asked(
+        typed(TOKEN, transfer(treasury)), TransactionKind.SWEEP, (treasury, 5), key=deposit, id="ctx_1"
+    )
+    assert len(await signer.sign(home)) == 65
+    away = asked(typed(TOKEN, transfer()), TransactionKind.TRANSFER, (RECIPIENT, 5), key=deposit)
+    with pytest.raises(SigningRefused) as refused:
+        await signer.sign_many([home, away])
+    assert refused.value.code == "SigningNotAllowed"
 
 
 def test_a_full_disk_neither_spoils_the_journal_nor_loses_count(
