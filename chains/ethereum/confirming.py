@@ -70,7 +70,7 @@ async def in_common(
             raise rpc.disagreement(f"block {dropped[0]}", "dropped", dropped[1])
         if dropped is not None and read and through < read[0].number:
             raise ChainUnavailable("no second endpoint has the blocks of the reorganisation yet")
-        number, hash = quantity(other_final["number"]), digest(other_final["hash"])
+        number, hash = _number(other_final), _contents(other_final)[0]
         if number > common.final:
             number, hash = common.final, common.final_hash
         common = Common(min(common.through, through), number, hash)
@@ -133,12 +133,24 @@ async def _look(
     if quantity(chain_id) != settings.chain_id:
         raise Stranger(f"the node is on chain {quantity(chain_id)}, not {settings.chain_id}")
     if newest is not None and depth(settings) is not None:
-        deep = deep_enough(settings, quantity(newest["number"]))
+        deep = deep_enough(settings, _number(newest))
         newest = await rpc.call("eth_getBlockByNumber", deep, False)
     if newest is None:
         raise ChainUnavailable("the node has no newest block, or none that is final")
+    # What cannot be read is found out here, where another endpoint can still be asked instead.
+    for block in (newest, *blocks):
+        if block is not None:
+            _number(block)
+            _contents(block)
     there = blocks.pop() if dropped is not None else None
     return blocks, there, newest
+
+
+def _number(block: Any) -> int:
+    try:
+        return quantity(block["number"])
+    except (KeyError, TypeError):
+        raise ChainUnavailable("the node's block cannot be read") from None
 
 
 def _contents(block: Any) -> tuple[str, tuple[str, ...]]:

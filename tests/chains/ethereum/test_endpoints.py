@@ -172,6 +172,32 @@ async def test_one_that_lags_holds_up_what_it_has_not_seen(
     assert len(await two.confirmed()) == 1
 
 
+@pytest.mark.parametrize("garbage", [{}, [], 7])
+async def test_one_whose_blocks_cannot_be_read_is_passed_over(
+    wallet: Wallet, relays: list[Relay], garbage: Any
+) -> None:
+    third = Relay("c", upstream=wallet.contracts.rpc_url)
+    async with served(third):
+        three = behind(wallet, [*relays, third])
+        await three.pay(payouts(1))
+        await three.mine()
+        for one in relays:
+            one.lie = lambda method, _, result: garbage if method == "eth_getBlockByNumber" else result
+        for _ in range(3):
+            try:
+                await three.follow()
+            except ChainUnavailable:
+                continue
+        relays[0].lie = None
+        for _ in range(3):
+            try:
+                await three.follow()
+            except ChainUnavailable:
+                continue
+        assert await three.statuses() == [(0, "CONFIRMED")]
+        await three.chain.close()
+
+
 @pytest.mark.parametrize("stuck", [0, 1])
 async def test_a_reorganisation_is_one_when_both_have_seen_it(
     two: Wallet, relays: list[Relay], stuck: int
