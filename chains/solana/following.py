@@ -149,9 +149,11 @@ class Follower:
         calls += [("getTransaction", [hash, _OPTIONS | {"encoding": "base64"}]) for hash in single]
         results = await self._rpc.results(calls)
         costs: dict[str, _Costs] = {}
-        for block in results[: len(full)]:
+        for slot, block in zip(full, results[: len(full)], strict=True):
             for transaction in (block or {}).get("transactions", ()):
-                costs[transaction["transaction"]["signatures"][0]] = _read_costs(transaction["meta"])
+                hash = transaction["transaction"]["signatures"][0]
+                if hash in slots[slot]:
+                    costs[hash] = _read_costs(transaction["meta"])
         for hash, transaction in zip(single, results[len(full) :], strict=True):
             if transaction is not None:
                 costs[hash] = _read_costs(transaction["meta"])

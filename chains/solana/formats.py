@@ -172,15 +172,10 @@ def renewed(raw: bytes, blockhash: Hash, price: int) -> Compiled:
         offered = max(old.config.priority_fee or 0, Budget(units, price).priority)
         config = TransactionConfig(offered, units, old.config.loaded_accounts_data_size_limit)
         return MessageV1(old.header, config, blockhash, old.account_keys, old.instructions)
-    program = old.account_keys.index(COMPUTE_BUDGET_PROGRAM)
-    raised = CompiledInstruction(program, set_compute_unit_price(price).data, b"")
-    offers = [_price(step, program) for step in old.instructions]
-    instructions = [
-        raised if offer is not None and offer < price else step
-        for step, offer in zip(old.instructions, offers, strict=True)
-    ]
-    if price and all(offer is None for offer in offers):
-        instructions.insert(0, raised)
+    instructions = old.instructions
+    # What has no budget moves all but the least fee, and cannot offer more.
+    if COMPUTE_BUDGET_PROGRAM in old.account_keys:
+        instructions = _repriced(instructions, old.account_keys.index(COMPUTE_BUDGET_PROGRAM), price)
     if isinstance(old, MessageV0):
         return MessageV0(old.header, old.account_keys, blockhash, instructions, old.address_table_lookups)
     return Message.new_with_compiled_instructions(
@@ -191,6 +186,19 @@ def renewed(raw: bytes, blockhash: Hash, price: int) -> Compiled:
         blockhash,
         instructions,
     )
+
+
+def _repriced(steps: Sequence[CompiledInstruction], program: int, price: int) -> list[CompiledInstruction]:
+    """Instructions of a message that offer at least `price`; `program` is the compute budget's index."""
+    raised = CompiledInstruction(program, set_compute_unit_price(price).data, b"")
+    offers = [_price(step, program) for step in steps]
+    repriced = [
+        raised if offer is not None and offer < price else step
+        for step, offer in zip(steps, offers, strict=True)
+    ]
+    if price and all(offer is None for offer in offers):
+        repriced.insert(0, raised)
+    return repriced
 
 
 def _stated(made: Message | MessageV0) -> Budget:

@@ -338,6 +338,19 @@ async def test_what_was_signed_at_a_slot_with_a_transaction_is_signed_anew(walle
     assert await wallet.usdc() == 1_000 * USDC - before
 
 
+async def test_lamports_whose_move_expired_are_moved_by_a_new_one(wallet: Wallet) -> None:
+    to = str(Keypair().pubkey())
+    async with wallet.database.everything() as session:
+        built = await wallet.chain.move_native(session, wallet.org_id, wallet.address, to, "rot_native")
+        await session.commit()
+    await wallet.expired(built)
+    await wallet.rebroadcast()
+    assert len(await wallet.attempts()) == 2
+    await wallet.rebroadcast()
+    await wallet.followed(CONFIRMED)
+    assert (await wallet.lamports(), await wallet.chain.native_balance(to)) == (0, SOL - FEE)
+
+
 async def test_an_error_a_late_node_or_a_short_memory_is_never_not_found(
     wallet: Wallet, monkeypatch: pytest.MonkeyPatch
 ) -> None:
