@@ -24,6 +24,12 @@ ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFEBAAEDCE6AF48A03BBFD25E8CD0364141
 Answer = tuple[int, dict[str, Any]]
 
 
+class _Listener(ThreadingHTTPServer):
+    daemon_threads = True
+    # As many connect at once; with five places, a busy machine resets some of them.
+    request_queue_size = 128
+
+
 class Server:
     """Answers with `handle(method, path, headers, body)`."""
 
@@ -56,8 +62,7 @@ class Server:
             def log_message(self, *_: object) -> None:
                 return
 
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
+        server = _Listener(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{server.server_port}"
         thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
         thread.start()
