@@ -289,9 +289,10 @@ class Chain(Protocol):
         not taken is sent again by `rebroadcast`.
         """
 
-    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
         """Send again what is stored and has not been seen on chain for a while. On a chain whose
-        transactions expire, sign anew what can never be mined any more.
+        transactions expire, sign anew what can never be mined any more; and tell of those that are EXPIRED
+        because the signer refuses that, which the caller settles in the same transaction.
 
         For the addresses that are `stopped` nothing is signed, but for cancellations, and bytes that no node
         has answered for yet stay here; what a node may have goes out again as ever.

@@ -15,6 +15,7 @@ from core.locks import try_lock
 from core.logs import get_logger
 from treasury import rotation
 from treasury.models import Wallet
+from treasury.settlement import settle
 from treasury.switches import STOPPED, stopped_addresses
 
 log = get_logger(__name__)
@@ -52,7 +53,8 @@ async def tend_chain(database: Database, chain: Chain) -> None:
             return
         async with database.everything() as session:
             stopped = await stopped_addresses(session, chain.name)
-            await chain.rebroadcast(session, stopped)
+            progress = await chain.rebroadcast(session, stopped)
+            await settle(session, chain.name, chain.native, progress)
             await session.commit()
         async with database.everything() as session:
             query = (

@@ -148,11 +148,13 @@ class Ethereum:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await broadcasting.broadcast(self._rpc, session, transaction_ids)
 
-    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
+        """Nothing expires here: a nonce stays good for its bytes."""
         with self._rpc.pinned():
             await broadcasting.rebroadcast(
                 self._rpc, self._settings, self._signers, session, self._looked_at, self._gaps, stopped
             )
+        return []
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         with self._rpc.pinned():

@@ -102,8 +102,8 @@ class Solana:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         await self._sender.broadcast(session, transaction_ids)
 
-    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
-        await self._sender.rebroadcast(session, stopped)
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
+        return await self._sender.rebroadcast(session, stopped)
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         with self._rpc.pinned():

@@ -17,8 +17,16 @@ from chains import answers, log
 from chains.answers import Sending
 from chains.endpoints import silence
 from chains.log import Answer, clean
-from chains.protocol import ChainName, ChainUnavailable, Payout, SignedTransaction, TransactionKind, Urgency
-from chains.signers import Purpose, Signers
+from chains.protocol import (
+    ChainName,
+    ChainUnavailable,
+    Payout,
+    Progress,
+    SignedTransaction,
+    TransactionKind,
+    Urgency,
+)
+from chains.signers import Purpose, Signers, SigningRefused
 from chains.solana import formats, stored, sweeping, transactions
 from chains.solana.cluster import Blockhash, Cluster
 from chains.solana.history import Expired, History
@@ -49,23 +57,22 @@ class Sender:
         """See `Chain.broadcast`. Bytes that are not committed are left alone."""
         await self._send(session, await stored.newest(session, transaction_ids))
 
-    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
         """See `Chain.rebroadcast`. What is signed anew here is sent by a later call, once it is committed."""
         waiting = await stored.unseen(session, self._settings.rebroadcast_after, stopped)
         if not waiting:
-            return
+            return []
         async with log.between_transactions(session):
             landed = await self._landed(waiting)
         unseen = [one for one in waiting if one.hash not in landed]
         if not await self._send(session, unseen):
-            return
+            return []
         async with log.between_transactions(session):
             # The slot is read first: whoever answers for it later has seen at least that height.
             height = await self._rpc.number("getBlockHeight", "finalized")
             slot = await self._rpc.number("getSlot", "finalized")
         expired = [one for one in unseen if one.expires_at < height and one.address not in stopped]
-        if expired:
-            await self._renew(session, expired, slot)
+        return await self._renew(session, expired, slot) if expired else []
 
     async def _landed(self, attempts: Sequence[stored.Bytes]) -> set[str]:
         """Hashes of those that a node has run already, in a block that may still go: to send them again is
@@ -111,8 +118,11 @@ class Sender:
             for one, each in zip(alive, answered, strict=True)
         }
 
-    async def _renew(self, session: AsyncSession, expired: Sequence[stored.Bytes], finalized: int) -> None:
-        """Sign anew those of `expired` that can never be mined any more. `finalized` is a slot.
+    async def _renew(
+        self, session: AsyncSession, expired: Sequence[stored.Bytes], finalized: int
+    ) -> list[Progress]:
+        """Sign anew those of `expired` that can never be mined any more. `finalized` is a slot. What the
+        signer refuses for a payout's own sake is given up: its payouts may be handed over again, without it.
 
         The nodes are asked with no transaction open. Two of these at once would sign twice, so the rows are
         locked afterwards, and signed anew is only what still has the attempts that were asked for.
@@ -126,8 +136,9 @@ class Sender:
             addresses = {one.address for one in expired if one.transaction_id in lost}
             prices = {address: (await self._cluster.prices(address))[Urgency.HIGH] for address in addresses}
         if not lost:
-            return
+            return []
         reach(Point.RENEW_PROVEN)
+        refused: dict[str, SigningRefused] = {}
         locked = await stored.lock(session, sorted(lost))
         current = await stored.attempts(session, locked)
         paid = await log.payouts(session, locked)
@@ -140,6 +151,11 @@ class Sender:
                 reach(Point.RENEW_SIGNED)
                 async with session.begin_nested():
                     await log.add_attempts(session, one.org_id, ChainName.SOLANA, [signed], latest.slot)
+            except SigningRefused as refusal:
+                logger.error("not_signed_anew", transactionId=one.transaction_id, error=repr(refusal))
+                if refusal.rejections:
+                    refused[one.transaction_id] = refusal
+                continue
             except Exception as error:
                 # One wallet's key, wherever it is kept, must not keep the others' payments from being made.
                 reason = clean(repr(error))
@@ -147,6 +163,13 @@ class Sender:
                 continue
             reach(Point.RENEW_STORED)
             logger.info("signed_anew", transactionId=one.transaction_id, expired=one.hash, signed=signed.hash)
+        return [
+            step
+            for id, refusal in refused.items()
+            for step in await log.expire(
+                session, ChainName.SOLANA, [id], code=refusal.code, error=refusal.message, retry=True
+            )
+        ]
 
     async def _signed_anew(
         self,

@@ -98,8 +98,9 @@ class ScriptedChain:
     async def broadcast(self, session: AsyncSession, transaction_ids: Sequence[str]) -> None:
         self.sent += transaction_ids
 
-    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> None:
+    async def rebroadcast(self, session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
         self.told_stopped = set(stopped)
+        return []
 
     async def follow(self, session: AsyncSession) -> list[Progress]:
         return []

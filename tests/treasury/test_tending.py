@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from uuid import UUID
 
 import pytest
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from chains.protocol import ChainUnavailable
+from chains import log
+from chains.protocol import ChainName, ChainUnavailable, Progress
 from chains.signers import UnknownKey
 from tests.treasury.conftest import TREASURY, Treasury
 from treasury import rotation, sweep
@@ -36,3 +39,24 @@ async def test_a_wallet_that_cannot_be_readied_keeps_no_other_from_it(
     monkeypatch.setattr(rotation, "advance", advance)
     await sweep.tend_chain(treasury.workers, treasury.chain)
     assert readied == ["0xOther", "rotations"]
+
+
+async def test_a_payment_whose_transaction_was_given_up_is_handed_over_again(
+    treasury: Treasury, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (intent_id,) = await treasury.made(10)
+    await treasury.dispatch()
+
+    async def rebroadcast(session: AsyncSession, stopped: Collection[str] = ()) -> list[Progress]:
+        ids = await session.scalars(text("SELECT id FROM chain_transaction"))
+        return await log.expire(
+            session, ChainName.ETHEREUM, list(ids), code="PolicyRecipientDenied", error="listed", retry=True
+        )
+
+    monkeypatch.setattr(treasury.chain, "rebroadcast", rebroadcast)
+    await sweep.tend_chain(treasury.workers, treasury.chain)
+    assert await treasury.statuses(intent_id) == ["RESERVED"]
+    balances = await treasury.balances()
+    assert (balances["available"], balances["reserved"]) == ((990, 990), (10, 10))
+    await treasury.dispatch()
+    assert await treasury.statuses(intent_id) == ["BROADCAST"]

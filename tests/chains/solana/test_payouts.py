@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from unittest.mock import AsyncMock
 from uuid import uuid4
 
 import pytest
@@ -13,9 +14,18 @@ from spl.token.constants import TOKEN_PROGRAM_ID
 from spl.token.instructions import set_authority
 from spl.token.models import AuthorityType, SetAuthorityParams
 
-from chains.protocol import Built, ChainUnavailable, Payout, PayoutResult, TransactionKind, TransactionStatus
+from chains.protocol import (
+    Built,
+    ChainUnavailable,
+    Payout,
+    PayoutResult,
+    Rejection,
+    TransactionKind,
+    TransactionStatus,
+)
+from chains.signers import SigningRefused
 from chains.signers.keystore import Ed25519Signer
-from chains.solana import Solana
+from chains.solana import Solana, transactions
 from chains.solana.rpc import Rpc, RpcError
 from sandbox import solana
 from tests.chains.solana.wallets import FEE, RENT, SOL, USDC, OneKey, Wallet, known, payouts, settings_for
@@ -305,6 +315,39 @@ async def test_what_expired_unsent_is_signed_anew_stored_and_only_then_sent(wall
     assert (step.transaction_id, step.hash) == (built.transactions[0].id, (await wallet.attempts())[1][0])
     assert await wallet.balances(paid) == [USDC, USDC]
     assert len(await wallet.attempts()) == 2
+
+
+async def test_what_the_signer_refuses_to_sign_anew_is_given_up_and_may_be_handed_over_again(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    paid = payouts(2)
+    built = await wallet.store(paid)
+    await wallet.expired(built)
+    denied = Rejection(paid[0].reference, "PolicyRecipientDenied", "listed since")
+    refusal = AsyncMock(side_effect=SigningRefused("PolicyRecipientDenied", "listed since", [denied]))
+    with monkeypatch.context() as refusing:
+        refusing.setattr(transactions, "sign", refusal)
+        (step,) = await wallet.rebroadcast()
+    assert step.status is TransactionStatus.EXPIRED
+    assert [(one.paid, one.retry, one.code) for one in step.results] == [
+        (False, True, "PolicyRecipientDenied")
+    ] * 2
+    assert await wallet.statuses() == ["EXPIRED"]
+    await wallet.pay(paid[1:])
+    await wallet.followed(CONFIRMED)
+    assert await wallet.balances(paid) == [0, USDC]
+
+
+async def test_what_the_signer_may_sign_tomorrow_waits(
+    wallet: Wallet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    built = await wallet.store(payouts(1))
+    await wallet.expired(built)
+    refusal = AsyncMock(side_effect=SigningRefused("SigningLimit", "the day's limit"))
+    with monkeypatch.context() as refusing:
+        refusing.setattr(transactions, "sign", refusal)
+        assert await wallet.rebroadcast() == []
+    assert await wallet.statuses() == ["SIGNED"]
 
 
 async def test_what_was_signed_at_a_slot_with_a_transaction_is_signed_anew(wallet: Wallet) -> None:

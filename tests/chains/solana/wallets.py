@@ -86,10 +86,11 @@ class Wallet:
         await self.send(built, chain)
         return built
 
-    async def rebroadcast(self) -> None:
+    async def rebroadcast(self) -> list[Progress]:
         async with self.database.everything() as session:
-            await self.chain.rebroadcast(session)
+            progress = await self.chain.rebroadcast(session)
             await session.commit()
+        return progress
 
     async def follow(self) -> list[Progress]:
         async with self.database.everything() as session:
