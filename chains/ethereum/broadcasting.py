@@ -149,7 +149,9 @@ async def _send(rpc: Rpc, session: AsyncSession, waiting: Sequence[Sendable]) ->
                     continue
                 words = _words(each)
                 said[one.hash] = Answer(verdict.sending, words)
-                logger.warning(
+                # A nonce that is used was mostly used by these very bytes, just mined: that is looked into.
+                tell = logger.info if verdict.nonce_used else logger.warning
+                tell(
                     "broadcast_refused",
                     transactionId=one.transaction_id,
                     judged=verdict.sending.value,

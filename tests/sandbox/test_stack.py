@@ -140,7 +140,7 @@ def gone(pid: int) -> bool:
 async def test_ctrl_c_stops_the_stack_and_removes_its_folder(tmp_path: Path) -> None:
     process, pids, path = await stack_in_another_process(tmp_path)
     psutil.Process(process.pid).send_signal(2)
-    await process.wait(10)
+    await process.wait(30)
     assert (all(gone(pid) for pid in pids), path.exists()) == (True, False)
     process.kill()
 
