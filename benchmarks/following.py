@@ -1,8 +1,8 @@
 """What following Ethereum costs a node, whatever is in flight.
 
 Payments go out one by one, so that each is a transaction of its own, and wait in the node. Blocks are then
-mined by hand, ten of them, each with a tenth of what waits; after each, Coffer follows once, and the calls
-that reach the node are counted, those inside a JSON-RPC array one by one.
+mined by hand, ten of them, each with a tenth of what waits; after each, Coffer follows once and looks for
+deposits once, and the calls that reach the node are counted, those inside a JSON-RPC array one by one.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sandbox.coffer import Coffer, Tuning
 from sandbox.torture.proxy import ChaosProxy
 from treasury import dispatch, settlement
 from treasury.chains import Chains, build_chains
+from treasury.deposits import watching
 
 IN_FLIGHT: Final = (10, 10_000)
 BLOCKS: Final = 10
@@ -122,7 +123,9 @@ class _Follower:
         await anvil.mine(self.proxy.upstream, blocks)
 
     async def _follow(self) -> None:
-        await settlement.follow(self.database, self.chains[ChainName.ETHEREUM])
+        ethereum = self.chains[ChainName.ETHEREUM]
+        await settlement.follow(self.database, ethereum)
+        await watching.watch(self.database, ethereum, min_deposit=1)
 
 
 def _through(settings: Settings, url: str) -> Settings:
