@@ -101,9 +101,12 @@ def test_the_permissions_of_a_folder_that_was_there_are_left_alone(tmp_path: Pat
         assert tmp_path.stat().st_mode & 0o777 == 0o750
 
 
+# Whoever runs the tests in the background may have Ctrl-C ignored, and children inherit that.
 STACK = """
-import asyncio
+import asyncio, signal
 from sandbox.stack import Infrastructure
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 async def run():
     async with Infrastructure() as stack:
@@ -140,7 +143,7 @@ def gone(pid: int) -> bool:
 async def test_ctrl_c_stops_the_stack_and_removes_its_folder(tmp_path: Path) -> None:
     process, pids, path = await stack_in_another_process(tmp_path)
     psutil.Process(process.pid).send_signal(2)
-    await process.wait(30)
+    await process.wait(10)
     assert (all(gone(pid) for pid in pids), path.exists()) == (True, False)
     process.kill()
 
