@@ -11,6 +11,7 @@ from typing import Any, Final
 from uuid import uuid4
 
 import pytest
+from _pytest.nodeid import NodeId
 
 from core.database import Database
 from sandbox.folders import Folder
@@ -82,6 +83,16 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 def pytest_configure_node(node: Any) -> None:
     """Called by xdist for each of its processes before it starts."""
     node.workerinput["shared"] = node.config.stash[_SHARED].__dict__
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keep the groups of `--dist loadgroup` together: pytest-xdist 3.8 writes them into `_nodeid`, and pytest
+    since 9.2 reads `_id`."""
+    for item in items:
+        grouped: str | None = getattr(item, "_nodeid", None)
+        if grouped is not None:
+            item._id = NodeId.parse(grouped)
 
 
 @pytest.fixture(scope="session")

@@ -18,6 +18,7 @@ __all__ = ["broker", "dispatch", "follow", "sweep", "tail"]
 
 _SHUTDOWN_MS: Final = 30_000
 
+
 def start(settings: Settings) -> None:
     """Replace this process by Dramatiq's, with as many processes and threads as the settings say."""
     faults.arm(settings.fault_point)
