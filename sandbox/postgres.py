@@ -116,7 +116,8 @@ class Postgres:
 
     async def create_database(self, name: str, template: str | None = None) -> str:
         """Create a database, as a copy of `template` if given (nobody may be connected to that); its url."""
-        copied = "" if template is None else f" TEMPLATE {_quoted(template)}"
+        # For a small template, files are copied in a fifth of the time that logging each of its blocks takes.
+        copied = "" if template is None else f" TEMPLATE {_quoted(template)} STRATEGY FILE_COPY"
         await self._execute(f"CREATE DATABASE {_quoted(name)}{copied}")
         return self.url(name)
 
