@@ -48,6 +48,7 @@ class Wallet:
     mint: solana.Mint
     key: Keypair
     org_id: UUID = field(default_factory=uuid4)
+    _beyond: list[Progress] = field(default_factory=list)
 
     @classmethod
     async def open(
@@ -99,13 +100,16 @@ class Wallet:
         return progress
 
     async def followed(self, status: TransactionStatus, count: int = 1) -> list[Progress]:
-        """All that is told until `count` transactions have reached `status`."""
-        told: list[Progress] = []
+        """All that is told until `count` transactions have reached `status`; what a slow machine was told of
+        beyond that is left for the next call."""
+        told, self._beyond = self._beyond, []
         async with asyncio.timeout(10):
             while sum(one.status is status for one in told) < count:
                 told += await self.follow()
                 await asyncio.sleep(0.02)
-        return told
+        if status is TransactionStatus.CONFIRMED:
+            self._beyond = [one for one in told if one.status is TransactionStatus.FINALIZED]
+        return [one for one in told if one not in self._beyond]
 
     async def usdc(self) -> int:
         return await self.chain.token_balance(self.address)
